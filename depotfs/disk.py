@@ -1,0 +1,89 @@
+"""Durable steps on a local file system: flush a file or directory to the disk, swap two names, lock, free space.
+
+The only module that calls `os.fsync`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+_AT_FDCWD: Final = -100  # <fcntl.h>
+_RENAME_NOREPLACE: Final = 1  # <linux/fs.h>
+_RENAME_EXCHANGE: Final = 2  # <linux/fs.h>
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def sync_file(fd: int) -> None:
+    """The file's bytes and size are on the disk when this returns. Raises OSError."""
+    os.fsync(fd)
+
+
+def sync_directory(path: str) -> None:
+    """The directory's entries are on the disk when this returns. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _renameat2(source: str, target: str, flags: int) -> None:
+    if _libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), source, None, target)
+
+
+def exchange(one: str, other: str) -> None:
+    """Both names exist before and after, each with what the other had; atomic (renameat2(2)).
+
+    Raises:
+        OSError: EINVAL or ENOSYS where the file system cannot; ENOENT if a name is missing.
+    """
+    _renameat2(one, other, _RENAME_EXCHANGE)
+
+
+def rename_new(source: str, target: str) -> None:
+    """`source` is now `target`, which did not exist; atomic. Raises FileExistsError if it did."""
+    try:
+        _renameat2(source, target, _RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        # A file system without the flag: rename(2) itself refuses a directory that is not empty.
+        try:
+            os.rename(source, target)
+        except OSError as inner:
+            if inner.errno == errno.ENOTEMPTY:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
+            raise
+
+
+def free_space(path: str) -> int:
+    """Bytes that an unprivileged writer may still use on the file system of `path`."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+@contextmanager
+def exclusive(path: str) -> Iterator[None]:
+    """While inside, no other process or thread is inside for the same existing directory or file.
+
+    Uses flock(2) on a descriptor of its own; a file system without locks is not an error, it then
+    excludes nobody.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.EBADF):
+                raise
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""The storage backends and the contract that they keep (`depotfs.io.interfaces`)."""

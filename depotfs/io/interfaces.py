@@ -1,0 +1,499 @@
+"""The contract of a storage: what `FileStorage`, `StoredFile` and `ContentReader` owe their callers.
+
+The six methods `get`, `create`, `replace`, `delete`, `exists` and `list` are filedepot's. A class that has only
+these works everywhere; the further methods are then made of the six, slower and with the weaker promises that
+their docstrings name. Backends of ours fulfil the strong ones (`depotfs.io.native`).
+
+All methods block and may be called from several threads at once. Errors are those of `depotfs.errors`, with
+what failed, on which file, and why.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from datetime import datetime
+from typing import Any, ClassVar
+
+from depotfs.errors import (
+    AlreadyStored,
+    ContentDamaged,
+    DepotError,
+    FileNotStored,
+    InvalidFileId,
+    InvalidMetadata,
+    Unsupported,
+    VersionChanged,
+)
+from depotfs.io.content import CHUNK, Content
+from depotfs.io.ids import IdForm, is_canonical
+from depotfs.io.times import from_datetime, to_datetime
+from depotfs.types import (
+    ABSENT,
+    ANY,
+    OCTET_STREAM,
+    PRESENT,
+    UNNAMED,
+    Expected,
+    FileEntry,
+    FileId,
+    FileMetadata,
+    FileStat,
+)
+
+_log = logging.getLogger(__name__)
+
+PAGE = 1000
+"""Entries of a page of a listing: what one request to S3 or GCS brings."""
+
+
+class StoredFile(io.IOBase):
+    """A file in a storage, its metadata at hand, its bytes read when asked for.
+
+    Attributes:
+        file_id: its id; filename, content_type: as stored; content_length: bytes;
+        last_modified: naive datetime, UTC, whole seconds.
+    """
+
+    def __init__(
+        self,
+        file_id: Any,
+        filename: str | None = None,
+        content_type: str | None = None,
+        last_modified: datetime | None = None,
+        content_length: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.file_id = file_id
+        self.filename = filename
+        self.content_type = content_type
+        self.last_modified = last_modified
+        self.content_length = content_length
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    @property
+    def name(self) -> str | None:
+        """The filename, so that a stored file passes for a Python file."""
+        return self.filename
+
+    def read(self, n: int | None = -1) -> bytes:
+        """The next `n` bytes, all that remain if negative or None, b"" for 0 and at the end. ValueError once closed."""
+        raise NotImplementedError
+
+    @property
+    def public_url(self) -> str | None:
+        """Where anybody may fetch the bytes by HTTP, None where nobody may."""
+        return None
+
+    def presigned_url(self, expires: float) -> str | None:
+        """A URL that lets its holder fetch the bytes for `expires` seconds, None where the storage has none."""
+        return None
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__module__}.{type(self).__name__} {self.file_id} filename={self.filename}"
+            f" content_type={self.content_type} last_modified={self.last_modified}>"
+        )
+
+
+class ContentReader(ABC):
+    """One version of a file's content, readable at any place, from any thread, until closed.
+
+    Attributes:
+        stat: what is being read.
+    """
+
+    stat: FileStat
+
+    @abstractmethod
+    def pread(self, offset: int, size: int) -> bytes:
+        """Exactly the bytes from `offset` on, `size` of them or up to the end; b"" at or past the end.
+
+        Raises:
+            VersionChanged: the storage no longer has this version. Never a mix, never fewer bytes.
+        """
+
+    def fileno(self) -> int | None:
+        """A descriptor of a local file with just these bytes, for reading in place; None where there is none."""
+        return None
+
+    def rebase(self, stat: FileStat) -> None:
+        """From now on the same bytes are known to the storage as `stat` (after an update of the metadata alone)."""
+        self.stat = stat
+
+    @abstractmethod
+    def close(self) -> None:
+        """Nothing is held any more. Idempotent."""
+
+
+class FileStorage(ABC):
+    """A place that keeps files by id.
+
+    Class attributes (a subclass overrides what differs):
+        id_form: the form of id that `create` generates.
+        inline: its calls take microseconds (a local disk, memory) and may be made on an event loop.
+        max_size: the largest content in bytes that it can hold, None for no limit of its own.
+        conditional: whether `expect` is checked and acted on in one atomic step by the storage itself.
+    """
+
+    id_form: ClassVar[IdForm] = IdForm.UUID
+    inline: ClassVar[bool] = False
+    max_size: int | None = None
+    conditional: bool = False
+    _warned: bool = False
+
+    # --- filedepot's six -------------------------------------------------------------------------------------
+
+    @staticmethod
+    def fileid(file_or_id: Any) -> Any:
+        """The id of a stored file, or the id itself."""
+        return getattr(file_or_id, "file_id", file_or_id)
+
+    @staticmethod
+    def fileinfo(
+        fileobj: Any, filename: str | None = None, content_type: str | None = None, existing: Any = None
+    ) -> tuple[Any, str, str]:
+        """(content, filename, content type) of whatever is to be stored: see `depotfs.io.utils.fileinfo`."""
+        from depotfs.io.utils import fileinfo
+
+        return fileinfo(fileobj, filename, content_type, existing)
+
+    @abstractmethod
+    def get(self, file_or_id: Any) -> StoredFile:
+        """The stored file; its metadata is read now, its bytes later. FileNotStored, InvalidFileId."""
+
+    @abstractmethod
+    def create(self, content: Any, filename: str | None = None, content_type: str | None = None) -> str:
+        """The content is stored under a new id, which is returned. Nothing is stored when it raises."""
+
+    @abstractmethod
+    def replace(
+        self, file_or_id: Any, content: Any, filename: str | None = None, content_type: str | None = None
+    ) -> str:
+        """The content stands under that id; readers see the whole old or the whole new one.
+
+        FileNotStored if there was none, unless `file_or_id` *is* `content` (a stored file, perhaps of another
+        storage): then it is stored under its own id with its own time. What was there stays when it raises.
+        """
+
+    @abstractmethod
+    def delete(self, file_or_id: Any) -> None:
+        """The storage has no such file. No error if it had none."""
+
+    @abstractmethod
+    def exists(self, file_or_id: Any) -> bool:
+        """Whether `get` would find it."""
+
+    @abstractmethod
+    def list(self) -> list[str]:
+        """The ids of all stored files, and of nothing else."""
+
+    # --- what the mount and the backup stand on --------------------------------------------------------------
+
+    def identity(self) -> str:
+        """What makes this the same storage after a restart: kind, endpoint, bucket or path, prefix. No secrets."""
+        return f"{type(self).__module__}.{type(self).__qualname__}"
+
+    def is_id(self, text: str) -> bool:
+        """Whether a file could be stored under `text`. Of a class with ids of its own: what a file name can be."""
+        return is_canonical(text) or _can_be_a_name(text)
+
+    def staging_directory(self) -> str | None:
+        """An existing directory from which `put` can take a `FileContent` by rename, None where there is none."""
+        return None
+
+    def disk_path(self) -> str | None:
+        """A path on the local file system whose free space is this storage's, None where there is none."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 - a storage may have nothing to close
+        """Connections are closed. The storage must not be used any more."""
+
+    def sync(self, file_id: FileId) -> None:  # noqa: B027 - a server's acknowledgement is durable already
+        """Content, metadata and entry of that file survive a loss of power. FileNotStored."""
+
+    def stat(self, file_id: FileId) -> FileStat:
+        """Everything but the bytes. FileNotStored. Made of `get`: the version is then time and length."""
+        return _stat_of(self._found(file_id))
+
+    def pages(self, after: str = "") -> Iterator[Sequence[FileEntry]]:
+        """All stored files whose id sorts behind `after` by its UTF-8 bytes, in that order, lazily, in pages.
+
+        A file stored or deleted meanwhile may or may not be there; every other one is there once.
+        """
+        listed = {str(file_id) for file_id in self.list()}
+        ids = sorted((i for i in listed if self.is_id(i) and i.encode() > after.encode()), key=str.encode)
+        self._warn_of(sum(not self.is_id(i) for i in listed))
+        for start in range(0, len(ids), PAGE):
+            yield [FileEntry(FileId(i)) for i in ids[start : start + PAGE]]
+
+    def open_content(self, file: FileId | FileStat) -> ContentReader:
+        """The current content (of an id), or that very version (of a stat). FileNotStored, VersionChanged.
+
+        Made of `get`: the whole content is read into a temporary file at once.
+        """
+        wanted = None if isinstance(file, str) else file.version
+        file_id = file if isinstance(file, str) else file.file_id
+        while True:
+            reader = _TemporaryReader(self._found(file_id))
+            try:
+                now = self.stat(file_id).version
+                if wanted not in (None, now):
+                    raise VersionChanged(f"File {file_id} was replaced in {self.identity()}")
+                if reader.stat.version == now:
+                    reader.check()
+                    return reader
+            except BaseException:
+                reader.close()
+                raise
+            reader.close()  # replaced while it was read: what was read may be of either
+
+    def put(
+        self, content: Content, metadata: FileMetadata, *, file_id: FileId, expect: Expected = ANY, commit: str = ""
+    ) -> FileStat:
+        """Content and metadata stand under `file_id`, whole, and were not seen in part by anyone.
+
+        Args:
+            expect: see `depotfs.types.Expected`.
+            commit: an id to remember beside the content, so that a caller who lost the reply finds its own commit.
+        Raises:
+            AlreadyStored: `expect` is ABSENT and it is there.
+            FileNotStored: `expect` is PRESENT and it is not.
+            VersionChanged: another version, or nothing, is there.
+            TooLarge, StorageFull, QuotaExceeded, AccessDenied, StorageUnavailable …: nothing was changed;
+                after StorageUnavailable it may have been, look at `commit`.
+        Made of `replace(f, f)`: there is a moment between looking and storing. Unsupported where the class
+        refuses ids of ours; a time of our own is then kept only as well as the class keeps it.
+        """
+        check_expected(self, file_id, expect)
+        given = self.given(file_id, content, metadata)
+        try:
+            stored = self.replace(given, given)
+        except (OSError, ValueError) as error:
+            if _refuses(error) and not self._has(file_id):
+                raise Unsupported(f"{self.identity()} takes no file under a given id ({file_id}): {error}") from error
+            raise
+        if stored is not None and str(stored) != file_id:
+            self.delete(stored)
+            raise Unsupported(f"{self.identity()} chose the id {stored} instead of {file_id}")
+        return self.stat(file_id)
+
+    def update(
+        self,
+        file: FileStat,
+        *,
+        filename: str | None = None,
+        content_type: str | None = None,
+        modified: int | None = None,
+    ) -> FileStat:
+        """The metadata is what it was but for what is given; the bytes are not sent again where the backend can.
+
+        Raises: FileNotStored, VersionChanged (the content is not `file.version` any more).
+        """
+        old = file.metadata
+        metadata = FileMetadata(
+            old.filename if filename is None else filename,
+            old.content_type if content_type is None else content_type,
+            old.modified if modified is None else modified,
+        )
+        return self.copy(file, file.file_id, metadata, expect=file.version)
+
+    def copy(
+        self, source: FileStat, target: FileId, metadata: FileMetadata, *, expect: Expected = ANY, commit: str = ""
+    ) -> FileStat:
+        """`target` has the bytes of exactly `source` and this metadata. As `put`, and VersionChanged for the source."""
+        from depotfs.io.content import StreamContent
+
+        reader = self.open_content(source)
+        try:
+            content = StreamContent(ReaderStream(reader), source.size)
+            return self.put(content, metadata, file_id=target, expect=expect, commit=commit)
+        finally:
+            reader.close()
+
+    def remove(self, file_id: FileId, *, expect: Expected = ANY) -> None:
+        """Nothing is stored under that id, and if `expect` is a version, it was that one that went.
+
+        No error if it was absent already. VersionChanged (nothing deleted) if another version is there.
+        """
+        if expect is not ANY:
+            try:
+                check_expected(self, file_id, expect)
+            except FileNotStored:
+                return
+        self.delete(file_id)
+
+    # --- what these defaults are made of ---------------------------------------------------------------------
+
+    def given(self, file_id: FileId, content: Content, metadata: FileMetadata) -> GivenFile:
+        """What `put` hands to `replace`, as both arguments."""
+        return GivenFile(file_id, content, metadata)
+
+    def _found(self, file_id: FileId) -> StoredFile:
+        """`get`, with filedepot's way to say that there is no such file understood: an OSError without a number."""
+        try:
+            return self.get(file_id)
+        except InvalidFileId as error:
+            raise FileNotStored(str(error)) from None
+        except DepotError:
+            raise
+        except (OSError, LookupError) as error:
+            if getattr(error, "errno", None) not in (None, errno.ENOENT):
+                raise
+            raise FileNotStored(f"File {file_id} not existing in {self.identity()}: {error}") from error
+        except ValueError as error:
+            if self._has(file_id):
+                raise InvalidMetadata(f"Invalid metadata of {file_id} in {self.identity()}: {error}") from error
+            raise FileNotStored(f"File {file_id} not existing in {self.identity()}: {error}") from error
+
+    def _has(self, file_id: FileId) -> bool:
+        try:
+            return self.exists(file_id)
+        except ValueError:
+            return False  # it takes no such ids
+
+    def _warn_of(self, skipped: int) -> None:
+        if skipped and not self._warned:
+            self._warned = True
+            _log.warning("%s lists %d ids that cannot be file names; they are left out", self.identity(), skipped)
+
+
+class ReaderStream(io.RawIOBase):
+    """A `ContentReader` as a binary stream from its first byte on; reads ahead by nothing."""
+
+    def __init__(self, reader: ContentReader) -> None:
+        super().__init__()
+        self._reader = reader
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._reader.stat.size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"negative seek position {base + offset}")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self._reader.pread(self._position, len(view))
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def check_expected(storage: FileStorage, file_id: FileId, expect: Expected) -> FileStat | None:
+    """The current stat if it is as expected, None where nothing is stored and that is allowed.
+
+    For backends that cannot leave the comparison to their server: what is true here may change at once.
+    Raises: AlreadyStored, FileNotStored, VersionChanged as `put` does.
+    """
+    if expect is ANY:
+        return None
+    try:
+        found = storage.stat(file_id)
+    except FileNotStored:
+        if expect == ABSENT:
+            return None
+        if expect == PRESENT:
+            raise
+        raise VersionChanged(f"File {file_id} was deleted in {storage.identity()}") from None
+    if expect == ABSENT:
+        raise AlreadyStored(f"File {file_id} is there already in {storage.identity()}")
+    if expect not in (PRESENT, found.version):
+        raise VersionChanged(f"File {file_id} was replaced in {storage.identity()}")
+    return found
+
+
+def _stat_of(file: StoredFile, counted: int | None = None) -> FileStat:
+    """The stat of a foreign file; its length is what it says, else what was counted, else counted now."""
+    modified = from_datetime(file.last_modified) if file.last_modified else 0
+    size = counted if file.content_length is None else file.content_length
+    if size is None:
+        size = sum(map(len, iter(lambda: file.read(CHUNK), b"")))
+    version = f"{modified}-{size}"
+    metadata = FileMetadata(file.filename or UNNAMED, file.content_type or OCTET_STREAM, modified)
+    revision = f"{version}-{metadata.filename}-{metadata.content_type}"
+    return FileStat(FileId(str(file.file_id)), size, version, revision, metadata, modified * 10**9)
+
+
+class GivenFile(StoredFile):
+    """Content that passes for a file of another storage, so that `replace(f, f)` stores it under its id."""
+
+    def __init__(self, file_id: FileId, content: Content, metadata: FileMetadata) -> None:
+        modified = to_datetime(metadata.modified)
+        super().__init__(file_id, metadata.filename, metadata.content_type, modified, content.size)
+        self._content = content
+
+    def read(self, n: int | None = -1) -> bytes:
+        if n is not None and n >= 0:
+            return self._content.read(n)
+        return b"".join(iter(lambda: self._content.read(CHUNK), b""))
+
+
+class _TemporaryReader(ContentReader):
+    """The content of a file that can only be read from the start, kept in an unnamed temporary file."""
+
+    def __init__(self, file: StoredFile) -> None:
+        self._copy = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the reader
+        try:
+            with closing(file):
+                while piece := file.read(CHUNK):
+                    self._copy.write(piece)
+                self._copy.flush()
+                self._size = self._copy.tell()
+                self.stat = _stat_of(file, self._size)
+        except BaseException:
+            self._copy.close()
+            raise
+
+    def check(self) -> None:
+        """ContentDamaged if the file had fewer or more bytes than it claimed."""
+        if self._size != self.stat.size:
+            raise ContentDamaged(f"File {self.stat.file_id} has {self._size} bytes instead of {self.stat.size}")
+
+    def pread(self, offset: int, size: int) -> bytes:
+        return os.pread(self._copy.fileno(), size, offset)
+
+    def fileno(self) -> int | None:
+        return self._copy.fileno()
+
+    def close(self) -> None:
+        self._copy.close()
+
+
+def _can_be_a_name(text: str) -> bool:
+    try:
+        return text not in ("", ".", "..") and "/" not in text and "\0" not in text and len(text.encode()) <= 255
+    except UnicodeEncodeError:
+        return False
+
+
+def _refuses(error: Exception) -> bool:
+    """Whether an error of `replace(f, f)` can mean that the class takes no ids but its own."""
+    if isinstance(error, FileNotStored | InvalidFileId):
+        return True
+    no_number = getattr(error, "errno", None) in (None, errno.ENOENT)
+    return no_number and not isinstance(error, DepotError | UnicodeError)
