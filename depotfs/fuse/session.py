@@ -1,0 +1,99 @@
+"""A session: one mount, from mount(2) to umount(2)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+import pyfuse3
+import trio
+
+from depotfs.errors import DepotError
+from depotfs.fuse import loop
+from depotfs.fuse.operations import Operations
+from depotfs.types import InodeNo
+from depotfs.vfs.filesystem import DepotFilesystem
+
+READ_AHEAD_KIB: Final = 1024
+"""The kernel's read-ahead: the knee of throughput over window (requests of 1 MiB, the largest there are)."""
+TASKS: Final = 128
+"""Requests being answered at once, at most: more than the metadata requests in flight to one storage."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+
+
+class KernelNotifier:
+    """Tells the kernel what it must not believe any more; pyfuse3's own thread does it, nobody waits."""
+
+    def entry_gone(self, directory: InodeNo, name: bytes) -> None:
+        """The name leads elsewhere now."""
+        with contextlib.suppress(OSError, RuntimeError):  # not cached, or unmounted
+            pyfuse3.invalidate_entry_async(
+                pyfuse3.InodeT(directory), pyfuse3.FileNameT(name), deleted=pyfuse3.InodeT(0), ignore_enoent=True
+            )
+
+
+class MountRefused(DepotError):
+    """The kernel or fusermount3 did not mount; they said why on stderr."""
+
+
+class Session:
+    """The mount of one tree.
+
+    Args:
+        mountpoint: absolute path of a directory.
+        options: mount options beside ours, as `allow_other` or `ro`.
+    """
+
+    def __init__(self, filesystem: DepotFilesystem, mountpoint: str, options: set[str]) -> None:
+        self._filesystem = filesystem
+        self._mountpoint = mountpoint
+        self._options = {*pyfuse3.default_options, "fsname=depotfs", "subtype=depotfs", *options}
+
+    def open(self) -> None:
+        """Mounted; nobody answers yet. Raises MountRefused."""
+        loop.install()
+        tune_process()
+        try:
+            pyfuse3.init(Operations(self._filesystem), self._mountpoint, self._options)
+        except RuntimeError as error:
+            raise MountRefused(f"{self._mountpoint} cannot be mounted: {error}") from error
+
+    async def serve(self) -> None:
+        """Answers until the tree is unmounted or `end` is called."""
+        await pyfuse3.main(min_tasks=8, max_tasks=TASKS)
+
+    async def wait_ready(self) -> None:
+        """The mountpoint answers; from now on the kernel reads ahead as far as it may."""
+        found = await trio.to_thread.run_sync(os.stat, self._mountpoint)
+        widen_read_ahead(found.st_dev)
+
+    def end(self) -> None:
+        """`serve` returns soon."""
+        pyfuse3.terminate()
+
+    def close(self) -> None:
+        """Unmounted; files that are still open elsewhere answer ENOTCONN from now on."""
+        pyfuse3.close(unmount=True)
+
+
+def widen_read_ahead(device: int) -> None:
+    """The kernel's read-ahead of that mounted device is `READ_AHEAD_KIB`; it stays 128 KiB where we may not.
+
+    Only after the first answer: the reply to INIT sets it to 128.
+    """
+    path = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    with contextlib.suppress(OSError):
+        path.write_text(str(READ_AHEAD_KIB))
+
+
+def tune_process() -> None:
+    """Buffers of a request are reused instead of mapped anew; a busy worker thread gives way to requests quickly."""
+    sys.setswitchinterval(0.0002)
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # glibc's maximum
+        libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)

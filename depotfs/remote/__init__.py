@@ -1,0 +1,1 @@
+"""A storage as seen from trio: worker threads, limits, deadlines, retries."""

@@ -1,0 +1,159 @@
+"""A `FileStorage` whose calls can be awaited."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import trio
+
+from depotfs.errors import DepotError, FileNotStored, StorageUnavailable
+from depotfs.io.content import Content
+from depotfs.io.interfaces import ContentReader, FileStorage
+from depotfs.remote.retry import retry_delay
+from depotfs.types import ANY, Expected, FileEntry, FileId, FileMetadata, FileStat
+
+T = TypeVar("T")
+
+METADATA_THREADS = 64
+"""Small requests in flight at once to one storage: latency-bound, so more than cores."""
+TRANSFER_THREADS = 16
+"""Transfers in flight at once to one storage: each holds up to 8 MiB."""
+
+
+class Remote:
+    """One storage, its calls made in worker threads (or at once, where the storage is `inline`).
+
+    Questions (`stat`, `pages`, reads) are abandoned at the deadline and repeated while the error is transient.
+    Changes are never abandoned, since nobody could tell what became of them: they end when the storage says so.
+
+    Args:
+        deadline: seconds that a question may take, repetitions included.
+    """
+
+    def __init__(self, storage: FileStorage, *, deadline: float) -> None:
+        self.storage = storage
+        self.identity = storage.identity()
+        self.inline = storage.inline
+        self.deadline = deadline
+        self._metadata = trio.CapacityLimiter(METADATA_THREADS)
+        self._transfers = trio.CapacityLimiter(TRANSFER_THREADS)
+
+    async def ask(self, call: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
+        """The answer of a call that changes nothing, in a thread; see the class for deadline and repetition."""
+        end = trio.current_time() + self.deadline
+        failures = 0
+        while True:
+            try:
+                return await self._once(call, end, limiter or self._metadata)
+            except DepotError as error:
+                failures += 1
+                delay = retry_delay(failures, error.retry_after, end - trio.current_time(), random.random())
+                if not error.transient or delay is None:
+                    raise
+                await trio.sleep(delay)
+
+    async def _once(self, call: Callable[[], T], end: float, limiter: trio.CapacityLimiter) -> T:
+        with trio.move_on_at(end):
+            return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
+        raise StorageUnavailable(f"{self.identity} did not answer within {self.deadline:g} s")
+
+    async def _change(self, call: Callable[[], T]) -> T:
+        with trio.CancelScope(shield=True):
+            answer = await trio.to_thread.run_sync(call, limiter=self._transfers)
+        return answer  # noqa: RET504 - a scope may swallow a cancellation, for all that mypy knows
+
+    async def stat(self, file_id: FileId) -> FileStat:
+        """As the storage's `stat`; StorageUnavailable past the deadline."""
+        if self.inline:
+            return self.storage.stat(file_id)
+        return await self.ask(lambda: self.storage.stat(file_id))
+
+    async def find(self, file_id: FileId) -> FileStat | None:
+        """As `stat`, None where nothing is stored."""
+        try:
+            return await self.stat(file_id)
+        except FileNotStored:
+            return None
+
+    def listing(self, after: str = "") -> RemoteListing:
+        """As the storage's `pages`."""
+        return RemoteListing(self, after)
+
+    async def open_content(self, stat: FileStat) -> ContentReader:
+        """As the storage's `open_content`."""
+        if self.inline:
+            return self.storage.open_content(stat)
+        return await self.ask(lambda: self.storage.open_content(stat))
+
+    async def pread(self, reader: ContentReader, offset: int, size: int) -> bytes:
+        """As the reader's `pread`, in a thread."""
+        return await self.ask(lambda: reader.pread(offset, size), self._transfers)
+
+    async def put(
+        self, content: Content, metadata: FileMetadata, *, file_id: FileId, expect: Expected, commit: str, quick: bool
+    ) -> FileStat:
+        """As the storage's `put`.
+
+        Args:
+            quick: nothing needs to be copied or flushed, so that an inline storage may do it at once.
+        """
+
+        def call() -> FileStat:
+            return self.storage.put(content, metadata, file_id=file_id, expect=expect, commit=commit)
+
+        return call() if quick and self.inline else await self._change(call)
+
+    async def update(self, stat: FileStat, *, modified: int) -> FileStat:
+        """As the storage's `update`."""
+        if self.inline:
+            return self.storage.update(stat, modified=modified)
+        return await self._change(lambda: self.storage.update(stat, modified=modified))
+
+    async def copy(
+        self, source: FileStat, target: FileId, metadata: FileMetadata, *, expect: Expected, commit: str
+    ) -> FileStat:
+        """As the storage's `copy`."""
+        return await self._change(lambda: self.storage.copy(source, target, metadata, expect=expect, commit=commit))
+
+    async def remove(self, file_id: FileId, *, expect: Expected = ANY) -> None:
+        """As the storage's `remove`."""
+        if self.inline:
+            self.storage.remove(file_id, expect=expect)
+        else:
+            await self._change(lambda: self.storage.remove(file_id, expect=expect))
+
+    async def sync(self, file_id: FileId) -> None:
+        """As the storage's `sync`."""
+        await self._change(lambda: self.storage.sync(file_id))
+
+
+class RemoteListing:
+    """A storage's `pages`, awaited one by one; it can go on after a page that failed."""
+
+    def __init__(self, remote: Remote, after: str) -> None:
+        self._remote = remote
+        self._after = after
+        self._restart()
+
+    def _restart(self) -> None:
+        self._pages = self._remote.storage.pages(self._after)
+
+    async def next_page(self) -> Sequence[FileEntry] | None:
+        """The next page, None at the end; after an error, the same page once more."""
+        try:
+            page = await self._remote.ask(self._step)
+        except StorageUnavailable:
+            self._restart()  # the abandoned thread may still be inside the old one
+            raise
+        if page:
+            self._after = page[-1].file_id
+        return page
+
+    def _step(self) -> Sequence[FileEntry] | None:
+        try:
+            return next(self._pages, None)
+        except DepotError:
+            self._restart()  # a generator that raised is finished
+            raise

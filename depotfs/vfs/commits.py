@@ -1,0 +1,285 @@
+"""Commits: dirty bytes become what the storage has."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import dataclass, replace
+
+from depotfs.errors import AlreadyStored, DepotError, FileNotStored, VersionChanged
+from depotfs.io.content import FileContent
+from depotfs.io.utils import guess_type
+from depotfs.spool import Spool, SpoolFile, State, Target
+from depotfs.types import ABSENT, OCTET_STREAM, UNNAMED, FileId, FileMetadata, FileStat
+from depotfs.vfs.dirty import Dirty, SpoolReader
+from depotfs.vfs.nodes import FileNode, Life
+from depotfs.vfs.pending import Pending
+from depotfs.vfs.reading import Reading
+from depotfs.vfs.volume import Volume
+from depotfs.vfs.writing import Writing
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a commit goes.
+
+    Attributes:
+        base: what is stored there and will be replaced, None for nothing: the commit is conditional on that.
+        name: the plain or scratch name that the content is to be called by, None if only by its id.
+    """
+
+    file_id: FileId
+    base: FileStat | None
+    name: str | None
+
+    def metadata(self, modified: int) -> FileMetadata:
+        """Filename and type: of what is replaced, else from the name, else filedepot's defaults."""
+        if self.base is not None:
+            return FileMetadata(self.base.metadata.filename, self.base.metadata.content_type, modified)
+        if self.name is not None:
+            return FileMetadata(self.name, guess_type(self.name) or OCTET_STREAM, modified)
+        return FileMetadata(UNNAMED, OCTET_STREAM, modified)
+
+
+class Commits:
+    """Commits nodes, at once or later, and remembers those that are still to come."""
+
+    def __init__(self, spool: Spool, writing: Writing) -> None:
+        self.spool = spool
+        self.writing = writing
+        self.pending = Pending(self._commit_pending)
+
+    async def commit(self, node: FileNode) -> None:
+        """The storage has what this mount shows of the node.
+
+        Raises:
+            VersionChanged, AlreadyStored: somebody else was first; the node's life is over and the bytes are held.
+            DepotError, OSError: the bytes stay in the spool, and are tried again if that can help.
+        """
+        async with node.lock:
+            dirty = node.dirty
+            if dirty is None or not dirty.changed or node.life is not Life.LIVE:
+                return
+            try:
+                await self.store(node, dirty, Destination(node.file_id, dirty.base, dirty.file.target.name))
+            except (AlreadyStored, VersionChanged) as error:
+                self._lost(node, dirty, error)
+                raise
+
+    async def store(self, node: FileNode, dirty: Dirty, destination: Destination) -> FileStat:
+        """As `commit`, to any place in the same storage; the node's lock is held. The node itself is not moved.
+
+        Raises: as `commit`; after VersionChanged and AlreadyStored nothing has changed, the caller decides.
+        """
+        volume = node.volume
+        self.pending.cancel(node)
+        await self._keep_hidden(node, destination.file_id)
+        dirty.file.seal(self._target(node, dirty, destination), durable=False)
+        dirty.written = False
+        volume.disturb(destination.file_id)
+        try:
+            stat = await self._put_or_find(node, dirty)
+        except (AlreadyStored, VersionChanged):
+            raise
+        except (DepotError, OSError) as error:
+            self._failed(node, dirty, error)
+            raise
+        finally:
+            volume.disturb(destination.file_id)
+        self._stored(node, dirty, stat)
+        return stat
+
+    async def _put_or_find(self, node: FileNode, dirty: Dirty) -> FileStat:
+        """The put, unless an earlier attempt landed without our hearing of it."""
+        target = dirty.file.target
+        if dirty.failures and (found := await self.find_landed(node.volume, dirty.file)):
+            return found
+        try:
+            return await self._put(node, dirty, target)
+        except (AlreadyStored, VersionChanged):
+            found = await node.volume.remote.find(target.file_id)
+            if found is None or found.commit not in dirty.attempts:
+                raise
+        # What is there is an older state of this very file, stored by us: the terms are those of before.
+        dirty.file.seal(replace(target, expect=found.version), durable=False)
+        return await self._put(node, dirty, dirty.file.target)
+
+    async def _put(self, node: FileNode, dirty: Dirty, target: Target) -> FileStat:
+        file = dirty.file
+        content = FileContent(file.path, file.fd, file.size, movable=file.staged)
+        metadata = FileMetadata(target.filename, target.content_type, target.modified or dirty.modified)
+        dirty.attempts.add(target.commit)
+        try:
+            return await node.volume.remote.put(
+                content,
+                metadata,
+                file_id=target.file_id,
+                expect=target.expect,
+                commit=target.commit,
+                # A replace flushes the new content before it gives up the old: that may take long.
+                quick=file.staged and target.expect == ABSENT,
+            )
+        finally:
+            if content.moved:
+                file.committed(moved=True)
+
+    def _stored(self, node: FileNode, dirty: Dirty, stat: FileStat) -> None:
+        """The storage has it; who has the file open goes on reading the bytes from the spool's descriptor."""
+        dirty.file.committed()
+        node.dirty = None
+        if node.reading is not None:
+            node.reading.close()
+            node.reading = None
+        if node.handles:
+            node.reading = Reading(node.volume.remote, SpoolReader(dirty.file, stat), self.writing.cache)
+        else:
+            dirty.file.close()
+        node.volume.know(node, stat)
+
+    def _target(self, node: FileNode, dirty: Dirty, destination: Destination) -> Target:
+        metadata = destination.metadata(dirty.modified)
+        last = dirty.file.target
+        expect = destination.base.version if destination.base else ABSENT
+        # The same bytes on the same terms are the same commit, so that a repetition finds itself.
+        same = dirty.file.state is State.SEALED and (last.file_id, last.expect) == (destination.file_id, expect)
+        return Target(
+            storage=node.volume.name,
+            identity=node.volume.remote.identity,
+            file_id=destination.file_id,
+            name=destination.name,
+            filename=metadata.filename,
+            content_type=metadata.content_type,
+            modified=metadata.modified,
+            expect=expect,
+            commit=last.commit if same and last.commit else uuid.uuid4().hex,
+        )
+
+    async def _keep_hidden(self, node: FileNode, file_id: FileId) -> None:
+        """A file that was renamed to a scratch name is about to be replaced in the storage: its bytes are kept."""
+        hidden = node.volume.hidden.get(file_id)
+        if hidden is None or hidden is node:
+            return
+        async with hidden.lock:
+            await self.detach_hidden(hidden)
+
+    async def detach_hidden(self, hidden: FileNode) -> None:
+        """The scratch file has its content in the spool and needs the storage's no longer; its lock is held."""
+        volume = hidden.volume
+        if volume.hidden.get(hidden.file_id) is not hidden or hidden.scratch is None:
+            return
+        if hidden.dirty is None:
+            await self.writing.take(hidden)
+        assert hidden.dirty is not None
+        del volume.hidden[hidden.file_id]
+        name = hidden.scratch.decode()
+        hidden.move_to(volume.rules.parse(hidden.scratch).ids[0])
+        hidden.stat = None
+        hidden.dirty.base = None
+        hidden.dirty.changed = True
+        self.defer(hidden, name)
+
+    def defer(self, node: FileNode, name: str | None, *, durable: bool = False, delay: float | None = None) -> None:
+        """The bytes are journalled and are committed after `delay` seconds (None: the storage's scratch delay)."""
+        self.seal(node, name, durable=durable)
+        self.pending.schedule(node, node.volume.options.scratch_delay if delay is None else delay)
+
+    def seal(self, node: FileNode, name: str | None, *, durable: bool) -> None:
+        """The bytes are promised to land where the node is now; if `durable`, after a loss of power too."""
+        dirty = node.dirty
+        assert dirty is not None
+        dirty.file.seal(self._target(node, dirty, Destination(node.file_id, dirty.base, name)), durable=durable)
+        dirty.written = False
+
+    def retarget(self, node: FileNode, name: str | None) -> None:
+        """A file that is open for writing goes by another id or name now: so does what a crash would leave."""
+        dirty = node.dirty
+        assert dirty is not None
+        dirty.file.retarget(self._target(node, dirty, Destination(node.file_id, dirty.base, name)))
+
+    async def _commit_pending(self, node: FileNode) -> bool:
+        """A commit whose time has come; True if nothing of it is left to do."""
+        if node.life is not Life.LIVE or node.dirty is None:
+            return True
+        try:
+            await self.commit(node)
+            self._unscratch(node)
+        except (DepotError, OSError):
+            return node.dirty is None  # said in the log where it failed
+        node.volume.settle(node)
+        return True
+
+    @staticmethod
+    def _unscratch(node: FileNode) -> None:
+        """A scratch file that was stored is a stored file like any other."""
+        volume = node.volume
+        if node.scratch is None or node.dirty is not None or volume.scratch.get(node.scratch) is not node:
+            return
+        del volume.scratch[node.scratch]
+        node.scratch = None
+        volume.nodes[node.file_id] = node
+
+    # --- failures ------------------------------------------------------------------------------------------------
+
+    def _lost(self, node: FileNode, dirty: Dirty, error: DepotError) -> None:
+        """Somebody else was first: readers see the winner, our bytes wait for a person."""
+        dirty.file.hold(str(error))
+        self._report(node, dirty, error, "kept in the spool")
+        self._give_up(node, dirty)
+
+    def _failed(self, node: FileNode, dirty: Dirty, error: DepotError | OSError) -> None:
+        if isinstance(error, DepotError) and not error.transient:
+            dirty.file.hold(str(error))
+            self._report(node, dirty, error, "kept in the spool")
+            self._give_up(node, dirty)
+            return
+        dirty.failures += 1
+        delay = min(300.0, 2.0**dirty.failures)
+        self._report(node, dirty, error, f"kept in the spool and tried again in {delay:g} s")
+        self.pending.schedule(node, delay)
+
+    @staticmethod
+    def _give_up(node: FileNode, dirty: Dirty) -> None:
+        node.dirty = None
+        if node.handles:
+            # Handles go on reading what they wrote; nothing of it is committed any more.
+            node.dirty = dirty
+        else:
+            dirty.file.close()
+        node.volume.end(node, Life.OVERTAKEN)
+        node.volume.settle(node)
+
+    @staticmethod
+    def _report(node: FileNode, dirty: Dirty, error: BaseException, what_now: str) -> None:
+        _log.warning(
+            "commit of %s/%s (%s, %d bytes) failed: %s; spool file %d is %s",
+            node.volume.name, node.file_id, dirty.file.target.filename, dirty.file.size, error,
+            dirty.file.number, what_now,
+        )  # fmt: skip
+
+    # --- after a restart -------------------------------------------------------------------------------------------
+
+    async def find_landed(self, volume: Volume, file: SpoolFile) -> FileStat | None:
+        """What the storage has, if that is this very commit, made without anybody living to hear of it."""
+        target = file.target
+        found = await volume.remote.find(target.file_id)
+        if found is None or found.size != file.size:
+            return None
+        if found.commit:
+            return found if found.commit == target.commit else None
+        return found if await self._same_bytes(volume, file, found) else None
+
+    async def _same_bytes(self, volume: Volume, file: SpoolFile, found: FileStat) -> bool:
+        try:
+            reader = await volume.remote.open_content(found)
+        except (FileNotStored, VersionChanged):
+            return False
+        reading = Reading(volume.remote, reader, self.writing.cache)
+        try:
+            for offset in range(0, file.size, 1 << 20):
+                if bytes(await reading.read(offset, 1 << 20)) != file.pread(1 << 20, offset):
+                    return False
+        finally:
+            reading.close()
+        return True

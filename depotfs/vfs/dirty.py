@@ -1,0 +1,91 @@
+"""Dirty content: bytes of a file that its storage does not have yet, in a spool file."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from depotfs.errors import Stale
+from depotfs.io.interfaces import ContentReader
+from depotfs.spool import SpoolFile, State
+from depotfs.types import FileStat
+
+
+class Dirty:
+    """What a file is for everybody on this mount while its commit is to come.
+
+    Attributes:
+        file: the spool file with the whole content.
+        base: what the content was made from and its commit will be conditional on; None: nothing is stored.
+        modified: seconds since the epoch, as it will be stored.
+        changed: there is something to commit: bytes, a size, or the very existence of the file.
+        written: bytes were written since the last commit (a close then commits, see the contract).
+        attempts: ids of the commits that were tried and may have landed without our hearing of it.
+        failures: commits that failed for causes that can pass, in a row.
+    """
+
+    __slots__ = ("attempts", "base", "changed", "failures", "file", "modified", "written")
+
+    def __init__(self, file: SpoolFile, base: FileStat | None, *, changed: bool) -> None:
+        self.file = file
+        self.base = base
+        self.modified = int(time.time())
+        self.changed = changed
+        self.written = False
+        self.attempts: set[str] = set()
+        self.failures = 0
+
+    def write(self, data: bytes, offset: int) -> int:
+        """The bytes are in the file; returns how many. SpoolFull, OSError of the disk."""
+        if self.file.state is State.DONE:  # unlinked: nobody but its handles ever sees it
+            count = os.pwrite(self.file.fd, data, offset)
+            self.file.size = max(self.file.size, offset + count)
+        else:
+            count = self.file.pwrite(data, offset)
+        self.changed = self.written = True
+        self.modified = int(time.time())
+        return count
+
+    def truncate(self, size: int) -> None:
+        """The file has that size. SpoolFull, OSError of the disk."""
+        if self.file.state is State.DONE:
+            os.ftruncate(self.file.fd, size)
+            self.file.size = size
+        else:
+            self.file.truncate(size)
+        self.changed = True
+        self.modified = int(time.time())
+
+    def touch(self, modified: int) -> None:
+        """It will be stored with that time (seconds since the epoch)."""
+        if self.file.state is State.SEALED:
+            self.file.reopen()  # what was promised had another time
+        self.modified = modified
+        self.changed = True
+
+    def drop(self) -> None:
+        """Nobody wants the bytes any more: never committed, gone from the disk."""
+        self.file.discard()
+        self.file.close()
+
+
+class SpoolReader(ContentReader):
+    """The content that was committed, read from the descriptor it was written through."""
+
+    def __init__(self, file: SpoolFile, stat: FileStat) -> None:
+        self._file = file
+        self.stat = stat
+
+    def pread(self, offset: int, size: int) -> bytes:
+        if offset >= self.stat.size:
+            return b""
+        data = self._file.pread(min(size, self.stat.size - offset), offset)
+        if not data:
+            raise Stale(f"The spooled content of {self.stat.file_id} is gone")
+        return data
+
+    def fileno(self) -> int | None:
+        return self._file.fd
+
+    def close(self) -> None:
+        self._file.close()

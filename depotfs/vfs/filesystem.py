@@ -1,0 +1,536 @@
+"""The façade: one method per system call, raising `depotfs.errors` and OSErrors of the disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
+
+import trio
+
+from depotfs.cache import BlockCache
+from depotfs.catalog import Catalog
+from depotfs.errors import (
+    AlreadyStored,
+    BadHandle,
+    DepotError,
+    FileNotStored,
+    InvalidName,
+    NotPermitted,
+    OtherStorage,
+    ReadOnly,
+    Stale,
+    TooLarge,
+    VersionChanged,
+)
+from depotfs.spool import Spool
+from depotfs.types import HandleId, InodeNo
+from depotfs.vfs import attr, tree
+from depotfs.vfs.attr import Attr
+from depotfs.vfs.commits import Commits
+from depotfs.vfs.dirty import Dirty
+from depotfs.vfs.exact import ExactAhead
+from depotfs.vfs.handles import DirectoryHandle, FileHandle, HandleTable, RootHandle
+from depotfs.vfs.listing import Listing
+from depotfs.vfs.names import Kind
+from depotfs.vfs.nodes import ROOT, DirectoryNode, FileNode, Life, NodeTable, stable_ino
+from depotfs.vfs.options import VolumeOptions
+from depotfs.vfs.removals import Removals
+from depotfs.vfs.renames import Renames
+from depotfs.vfs.volume import Volume
+from depotfs.vfs.writing import Writing
+
+_log = logging.getLogger(__name__)
+
+Take = Callable[[bytes, Attr, int], bool]
+"""`take(name, attributes, next index)`: hands an entry of a listing to the kernel; False: no room, try again later."""
+
+
+class Notifier(Protocol):
+    """How the kernel is told that what it cached is not so any more. Neither waits."""
+
+    def entry_gone(self, directory: InodeNo, name: bytes) -> None: ...
+
+
+class DepotFilesystem:
+    """The mounted tree.
+
+    Args:
+        volumes: the storages, in the order of the configuration.
+        aliases: alias → name of a storage.
+        table: the node table that the volumes were made with.
+        options: of the root directory.
+    """
+
+    def __init__(
+        self,
+        volumes: Sequence[Volume],
+        aliases: Mapping[str, str],
+        table: NodeTable,
+        *,
+        spool: Spool,
+        cache: BlockCache,
+        catalog: Catalog,
+        notifier: Notifier,
+        options: VolumeOptions,
+    ) -> None:
+        self.volumes = {volume.name: volume for volume in volumes}
+        self._table = table
+        self._spool = spool
+        self._cache = cache
+        self._catalog = catalog
+        self._notifier = notifier
+        self._options = options
+        self._mounted_ns = time.time_ns()
+        self._handles = HandleTable()
+        self._writing = Writing(spool, cache)
+        self.commits = Commits(spool, self._writing)
+        self._removals = Removals(self._writing, self.commits)
+        self._renames = Renames(self._writing, self.commits, self._removals)
+        self._ahead: dict[str, ExactAhead] = {}
+        self._root = DirectoryNode(ROOT, "", None)
+        table.add_directory(self._root)
+        self._directories: dict[bytes, DirectoryNode] = {}
+        for name, volume in [*self.volumes.items(), *((a, self.volumes[n]) for a, n in aliases.items())]:
+            node = DirectoryNode(stable_ino("directory", name, volume.name), name, volume)
+            table.add_directory(node)
+            self._directories[name.encode()] = node
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Makes deferred commits and reads ahead, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._cache.start(nursery)
+            for volume in self.volumes.values():
+                self._ahead[volume.name] = ExactAhead(volume, self._catalog, nursery)
+            nursery.start_soon(self.commits.pending.run)
+            task_status.started()
+
+    # --- nodes -------------------------------------------------------------------------------------------------------
+
+    def _node(self, node_id: int) -> FileNode | DirectoryNode:
+        try:
+            return self._table.get(node_id)
+        except KeyError:
+            raise Stale(f"There is no node {node_id}") from None
+
+    def _file(self, node_id: int) -> FileNode:
+        node = self._node(node_id)
+        if isinstance(node, DirectoryNode):
+            raise NotPermitted("A directory is no file")
+        return node
+
+    def _volume(self, node_id: int, *, change: bool = False) -> tuple[DirectoryNode, Volume]:
+        node = self._node(node_id)
+        if not isinstance(node, DirectoryNode) or node.volume is None:
+            raise NotPermitted("Files are in the storages' directories only")
+        if change and node.volume.options.read_only:
+            raise ReadOnly(f"{node.name} is mounted read-only")
+        return node, node.volume
+
+    def _attr(self, node: FileNode | DirectoryNode) -> Attr:
+        if isinstance(node, FileNode):
+            return attr.of_file(node)
+        if node.volume is None:
+            return attr.of_directory(node, self._options, self._mounted_ns, len(self._directories))
+        return attr.of_directory(node, node.volume.options, node.volume.mtime_ns, 0)
+
+    def _entered(self, directory: DirectoryNode, name: bytes, node: FileNode, pid: int) -> Attr:
+        """The attributes for a reply that carries an entry, which the kernel will give back by `forget`."""
+        node.lookups += 1
+        node.names.add((directory.node_id, name))
+        if node.volume.rules.parse(name).kind is Kind.PLAIN:
+            node.groups.add(_process_group(pid))
+        return attr.of_file(node)
+
+    def _forget_names(self, node: FileNode, but: tuple[InodeNo, bytes] | None = None) -> None:
+        """The kernel drops what it cached of the node's names, except the one that it is changing itself."""
+        for directory, name in node.names:
+            if (directory, name) != but:
+                self._notifier.entry_gone(directory, name)
+        node.names.clear()
+
+    async def lookup(self, parent: int, name: bytes, pid: int) -> Attr:
+        """Raises FileNotStored, NameTooLong, NameNotUnicode, StorageUnavailable …"""
+        directory = self._node(parent)
+        if directory is self._root:
+            child = self._directories.get(name)
+            if child is None:
+                raise FileNotStored(f"There is no storage {name!r}")
+            child.lookups += 1
+            return self._attr(child)
+        directory, volume = self._volume(parent)
+        node = await tree.find(volume, name)
+        if node is None:
+            raise FileNotStored(f"{volume.name}/{name!r} does not exist")
+        return self._entered(directory, name, node, pid)
+
+    def forget(self, node_id: int, count: int) -> None:
+        """The kernel gave back `count` references."""
+        try:
+            node = self._table.get(node_id)
+        except KeyError:
+            return
+        node.lookups = max(0, node.lookups - count)
+        if isinstance(node, FileNode) and not node.lookups:
+            node.names.clear()
+            node.volume.settle(node)
+
+    async def getattr(self, node_id: int) -> Attr:
+        """Exact attributes. An open file that is gone shows what its handles read; Stale without handles."""
+        node = self._node(node_id)
+        if isinstance(node, DirectoryNode):
+            return self._attr(node)
+        if node.stat is None:
+            self._ahead[node.volume.name].asked(node.file_id)
+        try:
+            await tree.refresh(node)
+        except DepotError as error:
+            if not node.handles:
+                raise Stale(str(error)) if isinstance(error, FileNotStored) else error from None
+        return attr.of_file(node)
+
+    async def setattr(self, node_id: int, *, size: int | None, mtime_ns: int | None, fh: int | None) -> Attr:
+        """truncate(2) and utimensat(2); modes and owners come from the configuration and are not kept."""
+        node = self._node(node_id)
+        if isinstance(node, DirectoryNode):
+            if node.volume is not None and mtime_ns is not None:
+                node.volume.mtime_ns = mtime_ns
+            return self._attr(node)
+        if (size is not None or mtime_ns is not None) and node.volume.options.read_only:
+            raise ReadOnly(f"{node.volume.name} is mounted read-only")
+        if size is not None:
+            await self._truncate(node, size, self._handles.file(fh) if fh is not None else None)
+        if mtime_ns is not None:
+            await self._touch(node, mtime_ns // 10**9)
+        return await self.getattr(node_id)
+
+    async def _truncate(self, node: FileNode, size: int, handle: FileHandle | None) -> None:
+        _check_size(node.volume, size)
+        if node.life is Life.LIVE:
+            await tree.refresh(node)
+        elif not node.handles:
+            raise Stale(f"{node.volume.name}/{node.file_id} was {node.life.value}")
+        dirty = await self._writable(node, keep=min(size, node.size))
+        if dirty.file.size != size or not dirty.changed:
+            dirty.truncate(size)
+        if handle is not None:
+            handle.changed = True
+        else:
+            await self._commit_as_configured(node)
+
+    async def _touch(self, node: FileNode, modified: int) -> None:
+        async with node.lock:
+            volume = node.volume
+            if node.dirty is not None or node.life is not Life.LIVE:
+                if node.dirty is not None and node.dirty.changed and node.life is Life.LIVE:
+                    scheduled = self.commits.pending.is_scheduled(node)
+                    node.dirty.touch(modified)
+                    if scheduled:
+                        self.commits.defer(node, node.dirty.file.target.name)
+                elif node.dirty is not None:
+                    node.dirty.modified = modified
+                return
+            if node.stat is None or not volume.remote.inline:
+                await tree.refresh_locked(node)
+            assert node.stat is not None
+            if node.stat.metadata.modified == modified:
+                return
+            volume.disturb(node.file_id)
+            try:
+                volume.know(node, await volume.remote.update(node.stat, modified=modified))
+            except (VersionChanged, FileNotStored) as error:
+                volume.end(node, Life.OVERTAKEN)
+                raise Stale(str(error)) from error
+            finally:
+                volume.disturb(node.file_id)
+
+    # --- files -------------------------------------------------------------------------------------------------------
+
+    async def open(self, node_id: int, flags: int) -> HandleId:
+        """Raises Stale where the node is not what its name leads to: the kernel then looks the name up again."""
+        node = self._file(node_id)
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        if writable and node.volume.options.read_only:
+            raise ReadOnly(f"{node.volume.name} is mounted read-only")
+        node.opening += 1
+        try:
+            await self._prepare_open(node, truncate=writable and bool(flags & os.O_TRUNC))
+            node.handles += 1
+        finally:
+            node.opening -= 1
+        handle = FileHandle(node, writable=writable)
+        handle.changed = writable and bool(flags & os.O_TRUNC)
+        return self._handles.add(handle)
+
+    async def _prepare_open(self, node: FileNode, *, truncate: bool) -> None:
+        try:
+            await tree.refresh(node)
+            if truncate:
+                dirty = await self._writable(node, keep=0)
+                if dirty.file.size or not dirty.changed:
+                    dirty.truncate(0)
+            elif node.dirty is None and node.stat is not None:
+                await self._writing.open_reading(node)
+        except (FileNotStored, VersionChanged) as error:
+            node.volume.end(node, Life.OVERTAKEN)
+            raise Stale(str(error)) from error
+
+    async def create(self, parent: int, name: bytes, flags: int, pid: int) -> tuple[HandleId, Attr]:
+        """A new, empty file is open, or one that appeared meanwhile, unless O_EXCL. InvalidName, AlreadyStored …"""
+        directory, volume = self._volume(parent, change=True)
+        parsed = volume.rules.parse(name)
+        if not parsed.ids:
+            raise InvalidName(f"{parsed.text} is an id in another spelling than it is stored")
+        node = None if volume.is_known_absent(parsed.ids) else await tree.find(volume, name)
+        if node is None and name not in volume.scratch:
+            node = self._make(volume, name)
+            node.handles += 1
+            handle = FileHandle(node, writable=True)
+            handle.changed = True
+            return self._handles.add(handle), self._entered(directory, name, node, pid)
+        if flags & os.O_EXCL:
+            raise AlreadyStored(f"{volume.name}/{parsed.text} exists")
+        node = node or volume.scratch[name]
+        return await self.open(node.node_id, flags), self._entered(directory, name, node, pid)
+
+    def _make(self, volume: Volume, raw: bytes) -> FileNode:
+        """A file that no storage has yet."""
+        name = volume.rules.parse(raw)
+        hidden = next((volume.hidden[file_id] for file_id in name.ids if file_id in volume.hidden), None)
+        file_id = hidden.file_id if hidden is not None else name.ids[0]
+        scratch = raw if name.kind is Kind.SCRATCH else None
+        node = volume.add(file_id, scratch)
+        base = hidden.stat if hidden is not None else None
+        try:
+            self._writing.create(node, base, name.text if name.kind is not Kind.ID else None)
+        except BaseException:
+            volume.end(node, Life.UNLINKED)
+            volume.settle(node)
+            raise
+        volume.disturb(file_id)
+        return node
+
+    async def read(self, fh: int, offset: int, size: int) -> bytes | memoryview:
+        """Bytes, fewer than `size` only at the end; to be used before the next await. Stale if the version is gone."""
+        node = self._handles.file(fh).node
+        if node.dirty is not None:
+            return node.dirty.file.pread(min(size, max(0, node.dirty.file.size - offset)), offset)
+        reading = node.reading
+        if reading is None:
+            reading = await self._writing.open_reading(node)
+        return await reading.read(offset, size)
+
+    async def write(self, fh: int, offset: int, data: bytes) -> int:
+        """Bytes written: all of them. TooLarge, SpoolFull, OSError of the disk; Stale if the content was overtaken."""
+        handle = self._handles.file(fh)
+        node = handle.node
+        dirty = node.dirty
+        if dirty is None or node.lock.locked():
+            dirty = await self._writable(node, keep=None)
+        _check_size(node.volume, offset + len(data))
+        self.commits.pending.cancel(node)
+        handle.changed = True
+        return dirty.write(data, offset)
+
+    async def _writable(self, node: FileNode, keep: int | None) -> Dirty:
+        """The node's dirty content, with no commit of it under way."""
+        await self._own_content(node)
+        while True:
+            if node.dirty is None:
+                await self._writing.begin(node, keep, base=node.stat if node.stored else None)
+            elif node.lock.locked():
+                async with node.lock:
+                    pass
+            else:
+                return node.dirty
+
+    async def _own_content(self, node: FileNode) -> None:
+        """A file renamed to a scratch name, that the storage still has under its id, is about to be changed."""
+        volume = node.volume
+        if node.scratch is None or volume.hidden.get(node.file_id) is not node:
+            return
+        async with node.lock:
+            file_id = node.file_id
+            await self.commits.detach_hidden(node)
+            volume.disturb(file_id)
+            await volume.remote.remove(file_id)
+            volume.disturb(file_id)
+
+    async def flush(self, fh: int) -> None:
+        """close(2) of a descriptor: what was written is committed as configured. Raises what the commit raises."""
+        handle = self._handles.file(fh)
+        dirty = handle.node.dirty
+        if handle.changed and dirty is not None and dirty.written:
+            handle.changed = False
+            await self._commit_as_configured(handle.node)
+
+    async def release(self, fh: int) -> None:
+        """The handle is closed. What it still owes is committed; nobody hears of errors but the log."""
+        handle = self._handles.pop(fh)
+        assert isinstance(handle, FileHandle)
+        node = handle.node
+        if handle.changed and node.dirty is not None:
+            with suppress(DepotError, OSError):  # said where it happened; the bytes are in the spool
+                await self._commit_as_configured(node)
+        node.handles -= 1
+        if not node.handles:
+            self._last_release(node)
+
+    def _last_release(self, node: FileNode) -> None:
+        dirty = node.dirty
+        if dirty is not None and not node.lock.locked():
+            if node.life is not Life.LIVE:
+                dirty.file.close()  # discarded when it was unlinked, or held when it lost a race
+                node.dirty = None
+            elif not dirty.changed:
+                dirty.drop()
+                node.dirty = None
+        if node.reading is not None and not node.opening:
+            node.reading.close()
+            node.reading = None
+        node.volume.settle(node)
+
+    async def _commit_as_configured(self, node: FileNode) -> None:
+        """What a close owes: a commit now, or a promise of one that survives a crash."""
+        dirty = node.dirty
+        if dirty is None or not dirty.changed or node.life is not Life.LIVE:
+            return
+        if node.scratch is None and not node.volume.options.background:
+            await self.commits.commit(node)
+            return
+        durable = node.scratch is None
+        async with node.lock:
+            if node.dirty is dirty and node.life is Life.LIVE:
+                name = dirty.file.target.name
+                defer = partial(self.commits.seal, node, name, durable=durable)
+                await (trio.to_thread.run_sync(defer) if durable else _at_once(defer))
+                self.commits.pending.schedule(node, 0 if durable else node.volume.options.scratch_delay)
+
+    async def fsync(self, fh: int) -> None:
+        """The storage has the bytes, durably; of a scratch name: the spool has them, durably."""
+        node = self._handles.file(fh).node
+        if node.life is not Life.LIVE:
+            return
+        if node.scratch is not None and node.dirty is not None:
+            async with node.lock:
+                if node.dirty is not None:
+                    name = node.dirty.file.target.name
+                    await trio.to_thread.run_sync(partial(self.commits.seal, node, name, durable=True))
+            return
+        await self.commits.commit(node)
+        if node.volume.remote.inline and node.stat is not None and node.scratch is None:
+            await node.volume.remote.sync(node.file_id)
+
+    async def unlink(self, parent: int, name: bytes, pid: int) -> None:
+        """Raises FileNotStored, AccessDenied, ReadOnly, StorageUnavailable …; then nothing has changed.
+
+        NotPermitted: by its id, from a process group that used the file by its plain name. That is a mirroring
+        tool, which sees ids where it wrote names, and deletes what it has just copied.
+        """
+        directory, volume = self._volume(parent, change=True)
+        node = await tree.find(volume, name)
+        if node is None:
+            raise FileNotStored(f"{volume.name}/{name!r} does not exist")
+        if node.groups and volume.rules.parse(name).kind is Kind.ID and _process_group(pid) in node.groups - {-1}:
+            _log.warning(
+                "unlink of %s/%s by process %d is refused: its process group used that file by its plain name "
+                "(deleting by ids what was copied by names is what --delete does to a directory that lists ids)",
+                directory.name, node.file_id, pid,
+            )  # fmt: skip
+            raise NotPermitted(f"{volume.name}/{node.file_id} was used by its plain name by the same process group")
+        await self._removals.unlink(node)
+        self._forget_names(node, but=(directory.node_id, name))
+
+    async def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, replace: bool, pid: int
+    ) -> None:
+        """Raises OtherStorage, AlreadyStored (not `replace`), and what commits raise; then nothing has changed."""
+        directory, volume = self._volume(parent, change=True)
+        new_directory, new_volume = self._volume(new_parent, change=True)
+        if volume is not new_volume:
+            raise OtherStorage(f"{directory.name} and {new_directory.name} are different storages")
+        moved, replaced = await self._renames.rename(volume, name, new_name, replace=replace)
+        if replaced is not None:
+            self._forget_names(replaced, but=(new_directory.node_id, new_name))
+        self._forget_names(moved, but=(directory.node_id, name))
+        moved.names.add((new_directory.node_id, new_name))
+        if volume.rules.parse(new_name).kind is Kind.PLAIN:
+            moved.groups.add(_process_group(pid))
+
+    # --- directories -------------------------------------------------------------------------------------------------
+
+    async def opendir(self, node_id: int) -> HandleId:
+        """The directory is open; nothing is listed yet."""
+        node = self._node(node_id)
+        if node is self._root:
+            return self._handles.add(RootHandle(sorted(self._directories)))
+        directory, volume = self._volume(node_id)
+        listing = Listing(volume, self._catalog, self._ahead[volume.name])
+        return self._handles.add(DirectoryHandle(directory.node_id, listing))
+
+    async def readdir(self, fh: int, index: int, take: Take) -> None:
+        """Hands over entries from that index on until `take` has no room. Raises StorageUnavailable …"""
+        handle = self._handles.get(fh)
+        if isinstance(handle, RootHandle):
+            for place, name in enumerate(handle.names[index:], index):
+                if not take(name, self._attr(self._directories[name]), place + 1):
+                    return
+                self._directories[name].lookups += 1
+            return
+        if not isinstance(handle, DirectoryHandle):
+            raise BadHandle(f"No directory is open as {fh}")
+        while (entry := await handle.listing.at(index)) is not None:
+            name, node = entry
+            if not take(name, attr.of_file(node), index + 1):
+                return
+            node.lookups += 1
+            node.names.add((InodeNo(handle.directory_id), name))
+            handle.listing.taken()
+            index += 1
+
+    async def releasedir(self, fh: int) -> None:
+        """The directory is closed."""
+        handle = self._handles.pop(fh)
+        if isinstance(handle, DirectoryHandle):
+            handle.listing.close()
+
+    async def fsyncdir(self, fh: int) -> None:
+        """Every commit of that directory that was due was made. EIO if one failed."""
+        handle = self._handles.get(fh)
+        if isinstance(handle, DirectoryHandle):
+            volume = handle.listing.volume
+            await self.commits.pending.drain(lambda node: node.volume is volume and node.scratch is None)
+
+    def statfs(self) -> os.statvfs_result:
+        """Of the file system that new content goes to first: the default storage's own, or the spool's."""
+        first = next(iter(self.volumes.values()))
+        return os.statvfs(first.remote.storage.disk_path() or self._spool.directory)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    async def drain(self) -> int:
+        """Every deferred commit was made or failed once more; returns how many are still to come."""
+        await self.commits.pending.drain(lambda _node: True)
+        return len(self.commits.pending)
+
+
+def _check_size(volume: Volume, size: int) -> None:
+    limit = volume.remote.storage.max_size
+    if limit is not None and size > limit:
+        raise TooLarge(f"{volume.remote.identity} holds files of up to {limit} bytes")
+
+
+def _process_group(pid: int) -> int:
+    """The process group of whoever made the request; of one that is gone or in another PID namespace, -1."""
+    try:
+        return os.getpgid(pid) if pid else -1
+    except ProcessLookupError:
+        return -1
+
+
+async def _at_once(call: Callable[[], None]) -> None:
+    call()

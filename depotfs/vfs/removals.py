@@ -1,0 +1,48 @@
+"""unlink(2): a name goes, and with it what only that name led to."""
+
+from __future__ import annotations
+
+from depotfs.vfs.commits import Commits
+from depotfs.vfs.nodes import FileNode, Life
+from depotfs.vfs.writing import Writing
+
+
+class Removals:
+    """Ends the lives of files on this mount's own account."""
+
+    def __init__(self, writing: Writing, commits: Commits) -> None:
+        self._writing = writing
+        self._commits = commits
+
+    async def unlink(self, node: FileNode) -> None:
+        """The file is gone here and in the storage; open handles go on, their bytes are never committed.
+
+        Raises: AccessDenied, StorageUnavailable …: nothing has changed.
+        """
+        volume = node.volume
+        async with node.lock:
+            if node.life is not Life.LIVE:
+                return
+            # A scratch name whose id was made again: the storage has the new file under it, not this one.
+            if node.stored and not (node.scratch is not None and volume.nodes.get(node.file_id) is not None):
+                await self._writing.preserve(node)
+                volume.disturb(node.file_id)
+                try:
+                    await volume.remote.remove(node.file_id)
+                except BaseException:
+                    self._writing.give_back(node)
+                    raise
+                finally:
+                    volume.disturb(node.file_id)
+            self.end(node, Life.UNLINKED)
+
+    def end(self, node: FileNode, life: Life) -> None:
+        """The node's life is over: what it has in the spool is not going anywhere."""
+        self._commits.pending.cancel(node)
+        node.volume.end(node, life)
+        if node.dirty is not None:
+            node.dirty.file.discard()
+            if not node.handles:
+                node.dirty.file.close()
+                node.dirty = None
+        node.volume.settle(node)

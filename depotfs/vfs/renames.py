@@ -1,0 +1,195 @@
+"""rename(2): the matrix of what a name is and what it becomes."""
+
+from __future__ import annotations
+
+import uuid
+
+from depotfs.errors import AlreadyStored, DepotError, FileNotStored, InvalidName, VersionChanged
+from depotfs.types import ABSENT, FileId
+from depotfs.vfs import tree
+from depotfs.vfs.commits import Commits, Destination
+from depotfs.vfs.names import Kind, Name
+from depotfs.vfs.nodes import FileNode, Life
+from depotfs.vfs.removals import Removals
+from depotfs.vfs.volume import Volume
+from depotfs.vfs.writing import Writing
+
+
+class Renames:
+    """Renames within one storage. Every method leaves everything as it was when it raises."""
+
+    def __init__(self, writing: Writing, commits: Commits, removals: Removals) -> None:
+        self._writing = writing
+        self._commits = commits
+        self._removals = removals
+
+    async def rename(
+        self, volume: Volume, old: bytes, new: bytes, *, replace: bool
+    ) -> tuple[FileNode, FileNode | None]:
+        """`new` leads to what `old` led to. Returns the moved node and the one it replaced, if any.
+
+        Args:
+            replace: an existing `new` is replaced; else AlreadyStored.
+        Raises: FileNotStored, InvalidName, and what commits, copies and removals raise.
+        """
+        source = await tree.find(volume, old)
+        if source is None:
+            raise FileNotStored(f"{volume.name}/{old!r} does not exist")
+        name = volume.rules.parse(new)
+        if not name.ids:
+            raise InvalidName(f"{name.text} is an id in another spelling than it is stored")
+        target = await tree.find(volume, new)
+        if target is source:
+            return source, None
+        if target is not None and not replace:
+            raise AlreadyStored(f"{volume.name}/{name.text} exists")
+        if target is not None:
+            await tree.refresh(target)
+        source.opening += 1  # it is not forgotten meanwhile
+        try:
+            if name.kind is Kind.SCRATCH and not (target is not None and target.scratch is None):
+                await self._to_scratch(source, new, name, target)
+            else:
+                await self._to_stored(source, name, target, replace=replace)
+        finally:
+            source.opening -= 1
+        return source, target
+
+    # --- to a scratch name -----------------------------------------------------------------------------------------
+
+    async def _to_scratch(self, source: FileNode, raw: bytes, name: Name, target: FileNode | None) -> None:
+        volume = source.volume
+        if source.dirty is not None and source.dirty.base is not None and source.scratch is None:
+            await self._commits.commit(source)
+        if target is not None:
+            await self._removals.unlink(target)
+        if source.scratch is not None:
+            del volume.scratch[source.scratch]
+        elif volume.nodes.get(source.file_id) is source:
+            del volume.nodes[source.file_id]
+        source.scratch = raw
+        volume.scratch[raw] = source
+        volume.disturb(source.file_id)
+        if source.stored:
+            volume.hidden[source.file_id] = source
+            return
+        source.move_to(name.ids[0])
+        if source.dirty is not None and source.handles:
+            self._commits.retarget(source, name.text)
+        elif source.dirty is not None:
+            self._commits.defer(source, name.text)
+
+    # --- to an id or a plain name ----------------------------------------------------------------------------------
+
+    async def _to_stored(self, source: FileNode, name: Name, target: FileNode | None, *, replace: bool) -> None:
+        volume = source.volume
+        hidden = None if target is not None else _hidden(volume, name)
+        if hidden is not None and hidden is source:
+            _unhide(source)
+            return
+        if target is not None:
+            async with target.lock:
+                await self._writing.preserve(target)
+        base = target.stat if target is not None else hidden.stat if hidden is not None else None
+        file_id = target.file_id if target is not None else hidden.file_id if hidden is not None else name.ids[0]
+        called = name.text if name.kind is not Kind.ID else None
+        if volume.options.background and source.dirty is not None and not source.stored:
+            self._take_place(source, target, file_id)
+            source.dirty.base = base
+            self._commits.defer(source, called, durable=True, delay=0)
+            return
+        async with source.lock:
+            try:
+                await self._move_again(source, Destination(file_id, base, called), replace=replace)
+            except BaseException:
+                if target is not None:
+                    self._writing.give_back(target)
+                raise
+            self._take_place(source, target, file_id)
+
+    async def _move_again(self, source: FileNode, destination: Destination, *, replace: bool) -> None:
+        """As `_move`; a target that changed meanwhile is replaced as it is now, which is what rename(2) means."""
+        for last in (False, False, True):
+            try:
+                await self._move(source, destination)
+            except (AlreadyStored, VersionChanged):
+                if last or not replace:
+                    raise
+                current = await source.volume.ask(destination.file_id)
+                destination = Destination(destination.file_id, current, destination.name)
+            else:
+                return
+
+    async def _move(self, source: FileNode, destination: Destination) -> None:
+        """The storage has the source's content under the destination's id, and nothing under its own."""
+        volume, own = source.volume, source.stat
+        dirty = source.dirty
+        if dirty is not None and dirty.changed:
+            try:
+                await self._commits.store(source, dirty, destination)
+            except (DepotError, OSError):
+                if source.scratch is not None and source.dirty is not None:
+                    self._commits.defer(source, source.scratch.decode())
+                raise
+        else:
+            await self._copy(source, destination)
+        if own is None or own.file_id == destination.file_id:
+            return
+        volume.disturb(own.file_id)
+        try:
+            await volume.remote.remove(own.file_id, expect=own.version)
+        except DepotError:
+            if destination.base is None and dirty is None:
+                await volume.remote.remove(destination.file_id)
+                volume.know(source, own)
+            raise
+        finally:
+            volume.disturb(own.file_id, destination.file_id)
+
+    async def _copy(self, source: FileNode, destination: Destination) -> None:
+        volume = source.volume
+        await tree.refresh_locked(source)
+        assert source.stat is not None
+        volume.disturb(destination.file_id)
+        try:
+            stat = await volume.remote.copy(
+                source.stat,
+                destination.file_id,
+                destination.metadata(source.stat.metadata.modified),
+                expect=destination.base.version if destination.base else ABSENT,
+                commit=uuid.uuid4().hex,
+            )
+        finally:
+            volume.disturb(destination.file_id)
+        await self._writing.preserve(source)
+        if source.reading is not None and source.dirty is None and not volume.remote.inline:
+            source.reading.close()
+            source.reading = None
+        volume.know(source, stat)
+
+    def _take_place(self, source: FileNode, target: FileNode | None, file_id: FileId) -> None:
+        """The source is the live node of that id."""
+        volume = source.volume
+        if target is not None:
+            self._removals.end(target, Life.REPLACED)
+        for table in (volume.nodes, volume.hidden):
+            if table.get(source.file_id) is source:
+                del table[source.file_id]
+        if source.scratch is not None:
+            del volume.scratch[source.scratch]
+            source.scratch = None
+        source.move_to(file_id)
+        volume.nodes[file_id] = source
+
+
+def _hidden(volume: Volume, name: Name) -> FileNode | None:
+    return next((volume.hidden[file_id] for file_id in name.ids if file_id in volume.hidden), None)
+
+
+def _unhide(node: FileNode) -> None:
+    """It gets its own id back: nothing ever happened in the storage."""
+    volume = node.volume
+    assert node.scratch is not None
+    del volume.hidden[node.file_id], volume.scratch[node.scratch]
+    node.scratch = None
+    volume.nodes[node.file_id] = node

@@ -1,0 +1,166 @@
+"""Making a file's content writable: a spool file that holds all of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Final
+
+import trio
+
+from depotfs.cache import BlockCache
+from depotfs.errors import Stale, TooLarge
+from depotfs.spool import Spool, SpoolFile, State, Target
+from depotfs.types import ABSENT, OCTET_STREAM, UNNAMED, FileStat
+from depotfs.vfs.dirty import Dirty
+from depotfs.vfs.nodes import FileNode, Life
+from depotfs.vfs.reading import Reading
+from depotfs.vfs.volume import Volume
+
+_PIECE: Final = 8 << 20
+"""Bytes fetched at once from a storage: what its ranged reads are best at."""
+
+
+class Writing:
+    """Opens content for reading, and copies it into the spool for writing."""
+
+    def __init__(self, spool: Spool, cache: BlockCache) -> None:
+        self.spool = spool
+        self.cache = cache
+
+    async def open_reading(self, node: FileNode) -> Reading:
+        """The node's content of `node.stat` is open. Raises VersionChanged, FileNotStored: it is gone."""
+        while node.reading is None:
+            assert node.stat is not None
+            stat, remote = node.stat, node.volume.remote
+            reader = await remote.open_content(stat)
+            if node.reading is not None or node.stat is not stat:
+                reader.close()
+                continue
+            node.reading = Reading(remote, reader, self.cache)
+        return node.reading
+
+    async def begin(self, node: FileNode, keep: int | None, *, base: FileStat | None, name: str | None = None) -> Dirty:
+        """The node is dirty, its spool file holding the first `keep` bytes of what it was (None: all).
+
+        Takes the node's lock: a commit under way ends first, and what it stored is what is copied.
+
+        Args:
+            base: what is stored under its id, None for nothing.
+            name: the plain or scratch name that a new file is made by.
+
+        Raises: Stale (the content was replaced from outside), StorageUnavailable …, SpoolFull, OSError.
+        """
+        async with node.lock:
+            if node.dirty is not None:
+                if keep is not None and keep < node.dirty.file.size:
+                    node.dirty.truncate(keep)
+                return node.dirty
+            if node.life is Life.OVERTAKEN:
+                raise Stale(f"File {node.file_id} was replaced in {node.volume.remote.identity}")
+            size = node.size if keep is None else min(keep, node.size)
+            limit = node.volume.remote.storage.max_size
+            if limit is not None and size > limit:
+                raise TooLarge(f"{node.volume.remote.identity} holds files of up to {limit} bytes")
+            if node.stat is not None and base is not None:
+                base = node.stat  # a commit that ended meanwhile is what this is based on
+            node.dirty = Dirty(await self._spooled(node, size, base, name), base, changed=base is None)
+            if node.life is not Life.LIVE:
+                node.dirty.file.discard()
+            return node.dirty
+
+    def create(self, node: FileNode, base: FileStat | None, name: str | None) -> None:
+        """A new file is dirty and empty. SpoolFull, OSError of the disk."""
+        node.dirty = Dirty(self._new_file(node.volume, node, base, name), base, changed=True)
+
+    async def take(self, node: FileNode) -> Dirty:
+        """The node is dirty with what the storage has of it; nothing is to be committed. Its lock is held."""
+        node.dirty = Dirty(await self._spooled(node, node.size, node.stat, None), node.stat, changed=False)
+        return node.dirty
+
+    async def preserve(self, node: FileNode) -> None:
+        """Its open handles go on reading this content whatever becomes of the storage: it is on this disk.
+
+        Call it with the node's lock held, before the storage's content is deleted or replaced.
+        """
+        if node.dirty is not None or node.stat is None or not node.handles:
+            return
+        reading = await self.open_reading(node)
+        if reading.fd is None and not node.volume.remote.inline:
+            (await self.take(node)).file.discard()
+
+    @staticmethod
+    def give_back(node: FileNode) -> None:
+        """What `preserve` was called for did not happen: the node is as the storage has it again."""
+        dirty = node.dirty
+        if dirty is not None and dirty.file.state is State.DONE and not dirty.changed and node.life is Life.LIVE:
+            dirty.file.close()
+            node.dirty = None
+
+    async def _spooled(self, node: FileNode, size: int, base: FileStat | None, name: str | None) -> SpoolFile:
+        """A new spool file with the first `size` bytes of the node."""
+        file = self._new_file(node.volume, node, base, name)
+        try:
+            if size:
+                await self._fill(file, node, size)
+        except BaseException:
+            file.discard()
+            file.close()
+            raise
+        return file
+
+    def _new_file(self, volume: Volume, node: FileNode, base: FileStat | None, name: str | None) -> SpoolFile:
+        metadata = base.metadata if base else None
+        target = Target(
+            storage=volume.name,
+            identity=volume.remote.identity,
+            file_id=node.file_id,
+            name=name,
+            filename=metadata.filename if metadata else name or UNNAMED,
+            content_type=metadata.content_type if metadata else OCTET_STREAM,
+            modified=None,
+            expect=base.version if base else ABSENT,
+            commit="",
+        )
+        return self.spool.new_file(target, volume.remote.storage.staging_directory())
+
+    async def _fill(self, file: SpoolFile, node: FileNode, size: int) -> None:
+        """The first `size` bytes of the node are in the file."""
+        reading = await self.open_reading(node)
+        if reading.fd is not None:
+            file.truncate(size)
+            await trio.to_thread.run_sync(_copy, reading.fd, file.fd, size)
+            return
+        offset = 0
+        while offset < size:
+            data = await reading.read(offset, min(_PIECE, size - offset))
+            file.pwrite(data, offset)
+            offset += len(data)
+
+
+def _copy(source: int, target: int, size: int) -> None:
+    """The data of the first `size` bytes, in the kernel, sharing blocks where the file system can; holes stay holes."""
+    offset = 0
+    while offset < size:
+        try:
+            offset = os.lseek(source, offset, os.SEEK_DATA)
+            end = min(size, os.lseek(source, offset, os.SEEK_HOLE))
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # no data behind the offset
+                return
+            raise
+        offset = _copy_range(source, target, offset, end)
+
+
+def _copy_range(source: int, target: int, offset: int, end: int) -> int:
+    while offset < end:
+        try:
+            count = os.copy_file_range(source, target, end - offset, offset, offset)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            count = os.pwrite(target, os.pread(source, min(_PIECE, end - offset), offset), offset)
+        if not count:
+            raise Stale(f"The content became shorter than {end} bytes while it was copied")
+        offset += count
+    return offset
