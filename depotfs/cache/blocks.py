@@ -1,0 +1,254 @@
+"""The block cache: content in memory, single flight, bounded in bytes; for trio."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from depotfs.cache.readahead import BLOCK, LARGEST, observe, plan, span, withdrawn
+from depotfs.cache.runs import Run, Store
+from depotfs.cache.source import Source
+from depotfs.errors import ContentDamaged, DepotError, StorageUnavailable
+
+_AHEAD_SHARE: Final = 0.6
+"""Of the capacity, for all that is ahead of readers; the rest is for what they come back to."""
+_IDLE_AFTER: Final = 1024
+"""Reads by others after which a reader counts as idle, and what is ahead of it as free to go."""
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatistics:
+    """What a cache did.
+
+    Attributes:
+        total_hits: reads answered at once; total_misses: reads that waited.
+        current_bytes: bytes held, those being fetched included; peak_bytes: the most there ever were.
+        current_fetches: requests under way.
+        total_fetched_bytes: bytes that arrived; total_wasted_bytes: those of them that left unread.
+    """
+
+    total_hits: int
+    total_misses: int
+    current_bytes: int
+    current_fetches: int
+    peak_bytes: int
+    total_fetched_bytes: int
+    total_wasted_bytes: int
+
+
+class BlockCache:
+    """Content of many sources in at most `capacity` bytes.
+
+    Every change of the tables is a plain call between two awaits; a fetch is a task of the nursery, so that no
+    reader's cancellation ends it.
+
+    Args:
+        capacity: bytes held and being fetched; exceeded only by what readers are waiting for.
+        requests: read-ahead requests in flight per source.
+    """
+
+    def __init__(self, capacity: int, requests: int = 8) -> None:
+        self.capacity = capacity
+        self.requests = requests
+        self._store = Store(capacity)
+        self._nursery: trio.Nursery | None = None
+        self._streams: OrderedDict[Source, None] = OrderedDict()  # those with read-ahead, idle ones first
+        self._hits = 0
+        self._misses = 0
+        self._fetches = 0
+        self._fetched = 0
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """From here on fetches run as tasks of `nursery`; cancelling it fails whoever waits for one."""
+        self._nursery = nursery
+
+    async def read(self, source: Source, offset: int, size: int) -> bytes | memoryview:
+        """The bytes from `offset`, fewer than `size` only at the end of the content; often without a copy.
+
+        No checkpoint if they are here. Cancelling a reader ends no fetch.
+
+        Raises:
+            ContentDamaged: a fetch gave fewer or more bytes than were asked for.
+            Exception: whatever `source.fetch` raised; nothing is kept of it, the next read asks again.
+        """
+        end = min(offset + size, source.size)
+        if end <= offset:
+            return b""
+        runs = self._fill(source, *span(offset, end - offset, source.size), ahead=False)
+        runs = [run for run in runs if run.offset < end and run.end > offset]
+        await self._wait(source, offset, end, [run for run in runs if run.data is None])
+        passing = source.stream.sequential
+        for run in runs:
+            self._store.read(run, passed=passing and end >= run.end)
+        if len(runs) == 1:
+            return _slice(runs[0], offset, end)
+        return b"".join(_slice(run, offset, end) for run in runs)
+
+    def release(self, source: Source) -> None:
+        """Its reader is gone: read-ahead that nobody waits for ends; blocks stay, unread ones go first."""
+        self._streams.pop(source, None)
+        source.stream = withdrawn(source.stream, 0)
+        for run in list(source.unread):
+            self._leave(run)
+        source.unread.clear()
+
+    def forget(self, key: Hashable) -> None:
+        """Nothing is held of that content; who waits for a fetch still gets it. May be called again."""
+        for run in self._store.runs(key):
+            self._store.drop(run)
+            if not run.waiters:
+                run.scope.cancel()
+
+    def statistics(self) -> CacheStatistics:
+        return CacheStatistics(
+            total_hits=self._hits,
+            total_misses=self._misses,
+            current_bytes=self._store.current,
+            current_fetches=self._fetches,
+            peak_bytes=self._store.peak,
+            total_fetched_bytes=self._fetched,
+            total_wasted_bytes=self._store.wasted,
+        )
+
+    def _fill(self, source: Source, first: int, last: int, *, ahead: bool) -> list[Run]:
+        """The runs that have, or will have, all of the range, in order; one fetch is begun for each gap."""
+        runs: list[Run] = []
+        position = gap = first
+        while position < last:
+            run = self._store.find(source.key, position // BLOCK)
+            if run is None:
+                position = min(position + BLOCK, last)
+                continue
+            if gap < position:
+                runs.append(self._begin(source, gap, position, ahead=ahead))
+            runs.append(run)
+            position = gap = run.end
+        if gap < last:
+            runs.append(self._begin(source, gap, last, ahead=ahead))
+        return runs
+
+    async def _wait(self, source: Source, offset: int, end: int, pending: list[Run]) -> None:
+        """All of them have their data; raises the error of the first that has one."""
+        # Before read-ahead moves on: what is waited for must not be given up.
+        for run in pending:
+            run.waiters += 1
+        try:
+            self._observe(source, offset, end - offset)
+            if not pending:
+                self._hits += 1
+                return
+            self._misses += 1
+            for run in pending:
+                await run.settled.wait()
+                if run.error is not None:
+                    raise run.error.with_traceback(None)
+        finally:
+            for run in pending:
+                run.waiters -= 1
+
+    def _begin(self, source: Source, offset: int, end: int, *, ahead: bool) -> Run:
+        if self._nursery is None:
+            raise RuntimeError("the cache has no nursery yet")
+        run = Run(source, offset, end, ahead=ahead)
+        self._nursery.start_soon(self._fetch, run)
+        self._store.begin(run)
+        self._fetches += 1
+        if ahead:
+            source.requests += 1
+            source.unread.add(run)
+        return run
+
+    async def _fetch(self, run: Run) -> None:
+        """The run is settled when this ends, however it ends."""
+        source = run.source
+        try:
+            with run.scope:
+                run.data = await _fetch_exactly(source, run.offset, run.size)
+        except Exception as error:
+            run.error = error
+        finally:
+            self._fetches -= 1
+            if run.ahead:
+                source.requests -= 1
+            self._settle(run)
+        if run.error is None and source in self._streams:
+            self._read_ahead(source)
+
+    def _settle(self, run: Run) -> None:
+        if run.data is not None:
+            self._fetched += run.size
+            self._store.arrived(run)
+        else:
+            run.error = run.error or StorageUnavailable("the fetch was given up: its content was forgotten or we stop")
+            if run.ahead and run.stored:
+                run.source.stream = withdrawn(run.source.stream, run.offset)
+                if not run.waiters:
+                    _report(run)
+            self._store.drop(run)
+        run.settled.set()
+
+    def _observe(self, source: Source, offset: int, size: int) -> None:
+        before, stream = source.stream, observe(source.stream, offset, size)
+        source.stream = stream
+        source.last_read = self._hits + self._misses
+        if stream.reads < before.reads:
+            # It went elsewhere; what was fetched ahead of its old place is nobody's.
+            self.release(source)
+        elif stream.front >= source.size:
+            self._streams.pop(source, None)
+        elif stream.sequential:
+            self._streams[source] = None
+            self._streams.move_to_end(source)
+            self._end_idle_streams()
+            self._read_ahead(source)
+
+    def _end_idle_streams(self) -> None:
+        horizon = self._hits + self._misses - _IDLE_AFTER
+        while self._streams and (idle := next(iter(self._streams))).last_read < horizon:
+            self.release(idle)
+
+    def _read_ahead(self, source: Source) -> None:
+        """As many requests ahead of the reader as its share of the capacity allows are under way."""
+        share = int(self.capacity * _AHEAD_SHARE) // len(self._streams)
+        # Half as much again as is in flight: one slow request then does not keep the others from going on.
+        window = min(share, self.requests * LARGEST * 3 // 2)
+        stream, requests = plan(source.stream, source.size, window, self.requests - source.requests)
+        for offset, length in requests:
+            if not self._store.has_room_ahead(length):
+                return
+            self._fill(source, offset, offset + length, ahead=True)
+        source.stream = stream
+
+    def _leave(self, run: Run) -> None:
+        if run.data is None and not run.waiters:
+            # Out of the tables at once, so that nobody comes to wait for what is being cancelled.
+            self._store.drop(run)
+            run.scope.cancel()
+        else:
+            self._store.leave(run)
+
+
+async def _fetch_exactly(source: Source, offset: int, length: int) -> memoryview:
+    data = await source.fetch(offset, length)
+    if len(data) != length:
+        raise ContentDamaged(f"{len(data)} bytes arrived where {length} were asked for, at {offset} of {source.key}")
+    return memoryview(data)
+
+
+def _slice(run: Run, offset: int, end: int) -> memoryview:
+    assert run.data is not None
+    return run.data[max(offset, run.offset) - run.offset : min(end, run.end) - run.offset]
+
+
+def _report(run: Run) -> None:
+    """Read-ahead that nobody waits for fails in silence, unless it is our own mistake."""
+    if isinstance(run.error, DepotError | OSError):
+        _logger.debug("read-ahead at %d failed: %s", run.offset, run.error)
+    else:
+        _logger.error("read-ahead at %d failed", run.offset, exc_info=run.error)

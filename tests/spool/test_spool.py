@@ -1,0 +1,353 @@
+"""A spool's files, through their states and through restarts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from depotfs.errors import SpoolBusy, SpoolFull, SpoolUnreadable, StorageFull
+from depotfs.spool import Spool, SpoolFile, State
+from depotfs.spool import spool as spool_module
+from tests.spool.targets import PHOTO, target
+from tests.spool.test_journal import largest_file
+
+Restart = Callable[[], list[SpoolFile]]
+
+
+class Running:
+    """A spool that can be started again, as after the daemon was killed."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.spool = Spool(str(directory))
+        self.left = self.spool.open()
+
+    def restart(self) -> list[SpoolFile]:
+        """What the next daemon finds; nothing was said to the old one."""
+        self.spool.close()
+        self.spool = Spool(str(self.directory))
+        self.left = self.spool.open()
+        return self.left
+
+    def bytes_on_disk(self) -> list[str]:
+        return sorted(os.listdir(self.directory / "data"))
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    running = Running(tmp_path / "spool")
+    yield running
+    running.spool.close()
+
+
+def summary(file: SpoolFile) -> tuple[State, int, str, bytes]:
+    return file.state, file.size, file.reason, file.pread(file.size + 1, 0)
+
+
+def test_a_file_is_written_read_and_cut(running: Running) -> None:
+    file = running.spool.new_file(PHOTO)
+    assert file.pwrite(b"hello world", 0) == 11
+    assert file.pwrite(memoryview(b"!"), 20) == 1
+    assert file.size == 21
+    assert file.pread(100, 6) == b"world" + bytes(9) + b"!"
+    file.truncate(5)
+    assert file.pread(100, 0) == b"hello"
+    file.truncate(8)
+    assert file.size == 8
+    assert file.pread(100, 0) == b"hello\0\0\0"
+    assert os.stat(file.path).st_mode & 0o777 == 0o600
+    assert os.stat(running.directory).st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_sealed_file_survives_with_its_target(running: Running, tmp_path: Path, staged: bool, durable: bool) -> None:
+    staging = str(tmp_path / "storage" / ".depotfs") if staged else None
+    file = running.spool.new_file(PHOTO, staging)
+    file.pwrite(b"bytes", 0)
+    meant = target(expect="v7", commit="c2", name=None)
+    file.seal(meant, durable=durable)
+    [found] = running.restart()
+    assert found is not file
+    assert summary(found) == (State.SEALED, 5, "", b"bytes")
+    assert found.target == meant
+    assert found.number == file.number
+    again = target(file_id="e" * 24)
+    found.retarget(again)
+    [found] = running.restart()
+    assert (found.state, found.target) == (State.SEALED, again)
+    found.discard()
+    assert running.restart() == []
+    assert not os.path.exists(os.path.dirname(file.path) if staged else file.path)
+
+
+def test_what_was_never_closed_is_kept_and_what_is_empty_is_not(running: Running) -> None:
+    running.spool.new_file(PHOTO).pwrite(b"abc", 0)
+    running.spool.new_file(PHOTO)
+    [found] = running.restart()
+    assert summary(found) == (State.OPEN, 3, "", b"abc")
+    assert running.bytes_on_disk() == ["1"]
+
+
+def test_a_write_supersedes_the_seal(running: Running) -> None:
+    file = running.spool.new_file(PHOTO)
+    file.seal(PHOTO, durable=False)
+    file.pwrite(b"more", 0)
+    assert file.state is State.OPEN
+    assert [found.state for found in running.restart()] == [State.OPEN]
+    file = running.left[0]
+    file.seal(PHOTO, durable=False)
+    file.truncate(2)
+    assert [summary(found) for found in running.restart()] == [(State.OPEN, 2, "", b"mo")]
+
+
+def test_bytes_are_flushed_before_their_promise_and_its_end_before_other_bytes(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = running.spool.new_file(PHOTO)
+    steps: list[str] = []
+
+    def noted(name: str, real: Callable[..., Any], *arguments: Any) -> Any:
+        place = os.path.basename(os.readlink(f"/proc/self/fd/{arguments[0]}"))
+        steps.append(f"{name} {'bytes' if place == '1' else place}")
+        return real(*arguments)
+
+    for name in ("fsync", "write", "pwrite"):
+        monkeypatch.setattr(os, name, partial(noted, name, getattr(os, name)))
+    file.pwrite(b"one", 0)
+    file.seal(PHOTO, durable=True)
+    file.pwrite(b"two", 0)
+    file.seal(PHOTO, durable=False)
+    file.pwrite(b"six", 0)
+    monkeypatch.undo()
+    flushed = ["pwrite bytes", "fsync bytes", "fsync data", "write journal", "fsync journal"]
+    assert steps == [
+        *flushed,
+        *("write journal", "fsync journal", "pwrite bytes", "write journal"),
+        *("write journal", "pwrite bytes"),
+    ]
+
+
+def test_a_held_file_waits_over_restarts_until_it_is_sealed_again(running: Running) -> None:
+    file = running.spool.new_file(PHOTO)
+    file.pwrite(b"abc", 0)
+    file.seal(PHOTO, durable=True)
+    file.hold("access denied")
+    for _ in range(2):
+        [found] = running.restart()
+        assert summary(found) == (State.HELD, 3, "access denied", b"abc")
+    assert running.spool.statistics().current_held == 1
+    running.left[0].seal(PHOTO, durable=False)
+    assert [summary(found) for found in running.restart()] == [(State.SEALED, 3, "", b"abc")]
+
+
+@pytest.mark.parametrize("end", [SpoolFile.committed, SpoolFile.discard])
+def test_a_done_file_is_gone_and_its_open_handle_reads_on(running: Running, end: Callable[[SpoolFile], None]) -> None:
+    file = running.spool.new_file(PHOTO)
+    file.pwrite(b"abc", 0)
+    end(file)
+    end(file)
+    assert file.state is State.DONE
+    assert file.pread(10, 0) == b"abc"
+    assert running.bytes_on_disk() == []
+    with pytest.raises(ValueError, match="done"):
+        file.pwrite(b"x", 0)
+    with pytest.raises(ValueError, match="done"):
+        file.seal(PHOTO, durable=False)
+    file.close()
+    file.close()
+    assert running.restart() == []
+
+
+def test_a_file_that_the_storage_took_stays_where_it_put_it(running: Running, tmp_path: Path) -> None:
+    staging = tmp_path / "storage" / ".depotfs"
+    taken, crashed = (running.spool.new_file(PHOTO, str(staging)) for _ in range(2))
+    for file, name in ((taken, "a"), (crashed, "b")):
+        file.pwrite(b"abc", 0)
+        file.seal(PHOTO, durable=False)
+        assert os.path.basename(file.path) == "file"
+        os.rename(os.path.dirname(file.path), tmp_path / "storage" / name)
+    staging.rmdir()
+    taken.committed(moved=True)
+    assert taken.pread(3, 0) == b"abc"
+    # The other one was taken, too, but the daemon died before it could say so.
+    assert running.restart() == []
+    assert (tmp_path / "storage" / "a" / "file").read_bytes() == b"abc"
+    assert (tmp_path / "storage" / "b" / "file").read_bytes() == b"abc"
+
+
+def test_a_staged_file_waits_for_its_disk(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = tmp_path / "storage"
+    file = running.spool.new_file(PHOTO, str(storage / ".depotfs"))
+    file.pwrite(b"abc", 0)
+    file.seal(PHOTO, durable=True)
+    real = spool_module.disk_of
+    (storage).rename(tmp_path / "elsewhere")
+    monkeypatch.setattr(spool_module, "disk_of", lambda path: real(path) + 1)
+    for _ in range(2):
+        [found] = running.restart()
+        assert (found.state, found.size) == (State.HELD, 3)
+        assert "disk" in found.reason
+    monkeypatch.setattr(spool_module, "disk_of", real)
+    (tmp_path / "elsewhere").rename(storage)
+    assert [summary(found) for found in running.restart()] == [(State.SEALED, 3, "", b"abc")]
+
+
+def test_bytes_that_were_not_flushed_before_a_reboot_do_not_land(
+    running: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for durable in (False, True):
+        file = running.spool.new_file(PHOTO)
+        file.pwrite(b"abc", 0)
+        file.seal(PHOTO, durable=durable)
+    # Sealed again on other terms: the bytes are the same, flushed or not.
+    for file in running.spool.files():
+        file.seal(target(commit="c2"), durable=False)
+    next_boot = tmp_path / "boot_id"
+    next_boot.write_text("another\n")
+    monkeypatch.setattr(spool_module, "_BOOT_ID", next_boot)
+    for _ in range(2):
+        assert [found.state for found in running.restart()] == [State.HELD, State.SEALED]
+
+
+def test_the_limit_counts_dirty_bytes_once_and_holes_never(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path / "s"), limit=1000)
+    spool.open()
+    file, other = spool.new_file(PHOTO), spool.new_file(PHOTO)
+    file.truncate(1 << 40)
+    for _ in range(3):
+        file.pwrite(bytes(100), 1 << 39)
+    file.truncate(400)
+    file.pwrite(bytes(400), 0)
+    file.pwrite(bytes(400), 0)
+    assert spool.statistics().current_bytes == 400
+    other.pwrite(bytes(600), 0)
+    assert spool.free_space() == 0
+    with pytest.raises(SpoolFull) as caught:
+        other.pwrite(b"x", 600)
+    assert isinstance(caught.value, StorageFull)
+    assert other.size == 600
+    other.pwrite(b"y", 599)
+    file.committed()
+    other.pwrite(b"x", 600)
+    statistics = spool.statistics()
+    assert (statistics.current_bytes, statistics.peak_bytes, statistics.current_files) == (601, 1000, 1)
+    spool.close()
+
+
+def test_a_full_disk_refuses_and_loses_nothing(running: Running) -> None:
+    file = running.spool.new_file(PHOTO)
+    file.pwrite(b"abc", 0)
+    file.seal(PHOTO, durable=False)
+    other, unwanted = running.spool.new_file(PHOTO), running.spool.new_file(PHOTO)
+    other.pwrite(b"x", 0)
+    unwanted.pwrite(b"x", 0)
+    with largest_file((running.directory / "journal").stat().st_size + 10):
+        with pytest.raises(SpoolFull):
+            other.seal(PHOTO, durable=True)
+        assert other.state is State.OPEN
+        with pytest.raises(SpoolFull):
+            running.spool.new_file(PHOTO)
+        # The seal cannot be taken back, so nothing may be written.
+        with pytest.raises(SpoolFull):
+            file.pwrite(b"xyz", 0)
+        # But what is done is done, a record without bytes says so, too; and what failed, failed.
+        unwanted.discard()
+        file.hold("no")
+        assert file.state is State.HELD
+    assert running.spool.statistics().current_files == 2
+    assert [summary(found) for found in running.restart()] == [
+        (State.SEALED, 3, "", b"abc"),
+        (State.OPEN, 1, "", b"x"),
+    ]
+
+
+def test_a_daemon_starts_on_a_full_disk_so_that_it_can_make_room(running: Running) -> None:
+    files = [running.spool.new_file(PHOTO) for _ in range(20)]
+    for file in files:
+        file.pwrite(b"abc", 0)
+        file.seal(PHOTO, durable=False)
+    journal = running.directory / "journal"
+    running.spool.close()
+    torn = journal.read_bytes() + b'{"crc":"0'
+    journal.write_bytes(torn)
+    with largest_file(3000):
+        assert [found.state for found in running.restart()] == [State.SEALED] * 20
+    assert not (running.directory / "journal.new").exists()
+    running.left[0].committed()
+    running.left[1].hold("no")
+    assert [found.state for found in running.restart()] == [State.HELD] + [State.SEALED] * 18
+
+
+def test_a_staging_directory_that_cannot_be_made_leaves_nothing(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "flat").write_text("a file")
+    with pytest.raises(OSError, match="flat"):
+        running.spool.new_file(PHOTO, str(tmp_path / "flat" / "staging"))
+    assert running.spool.statistics().current_files == 0
+    assert running.restart() == []
+
+
+def test_numbers_are_never_used_twice(running: Running) -> None:
+    for number in (1, 2, 3):
+        file = running.spool.new_file(PHOTO)
+        assert file.number == number
+        file.committed()
+        assert running.restart() == []
+
+
+def test_a_damaged_journal_is_kept_and_its_bytes_are_set_aside(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    for content in (b"one", b"two"):
+        file = running.spool.new_file(PHOTO)
+        file.pwrite(content, 0)
+        file.seal(PHOTO, durable=False)
+    journal = running.directory / "journal"
+    damaged = b"".join(line for line in journal.read_bytes().splitlines(True) if b'"n":1,' not in line) + b"rubbish\n"
+    running.spool.close()
+    journal.write_bytes(damaged)
+    [found] = running.restart()
+    assert summary(found)[3] == b"two"
+    assert (running.directory / "lost" / "1").read_bytes() == b"one"
+    assert (running.directory / "journal.damaged").read_bytes() == damaged
+    assert "damaged" in caplog.text
+    assert "lost/1" in caplog.text
+    assert running.spool.new_file(PHOTO).number == 3
+
+
+def test_a_journal_of_another_version_changes_nothing(running: Running) -> None:
+    running.spool.new_file(PHOTO).pwrite(b"abc", 0)
+    running.spool.close()
+    journal = running.directory / "journal"
+    newer = journal.read_bytes() + b'{"v":2,"event":"split"}\n'
+    journal.write_bytes(newer)
+    with pytest.raises(SpoolUnreadable, match="version 2"):
+        Spool(str(running.directory)).open()
+    assert journal.read_bytes() == newer
+    assert running.bytes_on_disk() == ["1"]
+
+
+def test_a_spool_has_one_owner_and_dies_with_it(tmp_path: Path) -> None:
+    script = (
+        "import sys; from depotfs.spool import Spool; s = Spool(sys.argv[1]); s.open(); print('mine', flush=True); "
+        "sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "s")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"mine\n"
+        spool = Spool(str(tmp_path / "s"))
+        with pytest.raises(SpoolBusy, match=str(owner.pid)):
+            spool.open()
+        owner.kill()
+        owner.wait()
+    assert spool.open() == []
+    assert (tmp_path / "s" / "lock").read_text() == f"{os.getpid()}\n"
+    spool.close()
