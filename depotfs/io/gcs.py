@@ -1,0 +1,356 @@
+"""Files in a Google Cloud Storage bucket: an object per file, readable and writable by filedepot 0.12 too."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final
+from urllib.parse import quote
+
+from depotfs.errors import (
+    AlreadyStored,
+    ConfigurationError,
+    ContentDamaged,
+    DepotError,
+    FileNotStored,
+    InvalidMetadata,
+    StorageMissing,
+    VersionChanged,
+)
+from depotfs.io import gcs_upload
+from depotfs.io.content import Content
+from depotfs.io.gcs_objects import FIELDS, Json, changed_resource, is_upload, new_resource, stat_of
+from depotfs.io.gcs_requests import DEFAULT_ENDPOINT, LONGEST_SIGNATURE, Answer, GcsRequests, bucket_path, object_path
+from depotfs.io.ids import is_canonical
+from depotfs.io.interfaces import PAGE, ContentReader
+from depotfs.io.native import NativeStorage
+from depotfs.types import (
+    ABSENT,
+    ANY,
+    PRESENT,
+    Expected,
+    FileEntry,
+    FileId,
+    FileMetadata,
+    FileStat,
+)
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
+_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class GCSStorage(NativeStorage):
+    """A bucket, or what lies under a prefix of it.
+
+    Nothing is asked of the service before it is needed, unless `create_bucket` is given. All that is asked goes to
+    `endpoint` (access tokens come from where the credentials say). The default sends no access list at all.
+
+    A version is the object's generation, so every expectation is checked by the service in the step that it is for.
+    A replaced or deleted file's readers get VersionChanged, except in a bucket that keeps old generations.
+    Objects that were uploaded with `Content-Encoding: gzip` are read as they are stored, compressed.
+
+    Args:
+        project_id: only needed to make a bucket; by default the credentials'.
+        credentials: a dict as Google issues it (service account and others), the path of such a file, a
+            google.auth credentials object, or None: the application default credentials
+            (GOOGLE_APPLICATION_CREDENTIALS, gcloud's, the machine's own).
+        policy: "public-read": every object that is written may be read by anybody by its plain URL (the bucket's own
+            policy stays as it is). "private" or None: nothing is made public.
+        storage_class: of what is written, by default the bucket's.
+        prefix: plain text before each id.
+        endpoint: another server with the same API; by default STORAGE_EMULATOR_HOST (then without credentials,
+            where none are given), else Google's.
+        anonymous: no credentials are used, and none are looked for.
+        presign: where nothing is public: how long the signed `public_url` is valid, seconds or a text like "1h".
+        create_bucket: the constructor makes the bucket if it does not exist.
+        timeout: seconds of silence after which an attempt has failed; attempts: how many there are at most.
+    Raises:
+        ConfigurationError: an option is wrong.
+    """
+
+    max_size = gcs_upload.MAX_SIZE
+
+    def __init__(
+        self,
+        project_id: str | None = None,
+        credentials: Any = None,
+        bucket: str | None = None,
+        policy: str | None = None,
+        storage_class: str | None = None,
+        prefix: str = "",
+        *,
+        endpoint: str | None = None,
+        anonymous: bool = False,
+        presign: str | float | None = None,
+        create_bucket: bool = False,
+        timeout: str | float = 30.0,
+        attempts: int = 5,
+    ) -> None:
+        if not bucket:
+            raise ConfigurationError("GCS needs a bucket")
+        if policy not in (None, "public-read", "private"):
+            raise ConfigurationError(f"GCS policy must be public-read or private, not {policy!r}")
+        if attempts < 1:
+            raise ConfigurationError(f"GCS attempts must be at least 1, not {attempts}")
+        emulator = os.environ.get("STORAGE_EMULATOR_HOST") if endpoint is None else None
+        if emulator and credentials is None:
+            anonymous = True
+        endpoint = _url(endpoint or emulator or DEFAULT_ENDPOINT)
+        self.bucket_name = bucket
+        self.prefix = prefix
+        self.presign_seconds = None if presign is None else _seconds("presign", presign, LONGEST_SIGNATURE)
+        self._public = policy == "public-read"
+        self._storage_class = storage_class
+        self._requests = GcsRequests(
+            endpoint,
+            project_id,
+            credentials,
+            anonymous=anonymous,
+            timeout=_seconds("timeout", timeout, 3600.0),
+            attempts=attempts,
+        )
+        if create_bucket:
+            self._requests.make_bucket(bucket, storage_class)
+
+    # --- what it is ------------------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> Any:
+        """The `google.cloud.storage.Client` beneath."""
+        return self._requests.client
+
+    @property
+    def bucket(self) -> Any:
+        """The `google.cloud.storage.Bucket`; nothing is asked."""
+        return self.client.bucket(self.bucket_name)
+
+    def identity(self) -> str:
+        return f"gcs:{self._requests.endpoint}/{self.bucket_name}/{self.prefix}"
+
+    def close(self) -> None:
+        self._requests.close()
+
+    def _name(self, file_id: str) -> str:
+        return self.prefix + file_id
+
+    def _object(self, file_id: str) -> str:
+        return object_path(self.bucket_name, self._name(file_id))
+
+    def _what(self, doing: str, file_id: str) -> str:
+        return f"{doing} file {file_id} in {self.identity()}"
+
+    # --- reading ---------------------------------------------------------------------------------------------
+
+    def stat(self, file_id: FileId) -> FileStat:
+        answer = self._requests.send(
+            self._what("Looking at", file_id), "GET", self._object(file_id), params={"fields": FIELDS}
+        )
+        if answer.status == 404:
+            raise self._not_stored(file_id)
+        if not answer.ok:
+            raise self._unexpected(answer, self._what("Looking at", file_id))
+        return stat_of(file_id, answer.json())
+
+    def pages(self, after: str = "") -> Iterator[Sequence[FileEntry]]:
+        if after >= "g":
+            return
+        params = {
+            "prefix": self.prefix,
+            "delimiter": "/",  # what lies deeper is no file of ours
+            "startOffset": self.prefix + max(after, "0"),  # ids begin with 0 to 9 or a to f
+            "endOffset": self.prefix + "g",
+            "maxResults": str(PAGE),
+            "fields": f"nextPageToken,items({FIELDS})",
+        }
+        path = f"{bucket_path(self.bucket_name)}/o"
+        while True:
+            answer = self._requests.send(f"Listing {self.identity()}", "GET", path, params=params)
+            if not answer.ok:
+                raise self._unexpected(answer, f"Listing {self.identity()}")
+            listing = answer.json()
+            if page := [entry for item in listing.get("items", ()) if (entry := self._entry(item, after))]:
+                yield page
+            if not (token := listing.get("nextPageToken")):
+                return
+            params["pageToken"] = token
+
+    def _entry(self, resource: Json, after: str) -> FileEntry | None:
+        name = str(resource.get("name", ""))
+        file_id = FileId(name[len(self.prefix) :])
+        if not is_canonical(file_id) or file_id <= after:  # both ASCII where the first is canonical
+            return None
+        stat = stat_of(file_id, resource)
+        return FileEntry(file_id, stat.size, stat.revision, stat.changed_ns, stat)
+
+    def open_content(self, file: FileId | FileStat) -> ContentReader:
+        return _Reader(self, self.stat(file) if isinstance(file, str) else file)
+
+    def read_range(self, stat: FileStat, offset: int, size: int) -> bytes:
+        """Exactly those bytes of that version; they must lie within it. VersionChanged."""
+        what = self._what("Reading", stat.file_id)
+        params = {"alt": "media", "generation": stat.version}
+        answer = self._requests.download(what, "/download" + self._object(stat.file_id), params, offset, size)
+        if answer.status in (404, 412):
+            raise VersionChanged(f"{what}: version {stat.version} is gone")
+        if not answer.ok:
+            raise self._unexpected(answer, what)
+        if answer.headers.get("X-Goog-Generation", stat.version) != stat.version:
+            raise VersionChanged(f"{what}: it was replaced")
+        return answer.body
+
+    # --- writing ---------------------------------------------------------------------------------------------
+
+    def put(
+        self, content: Content, metadata: FileMetadata, *, file_id: FileId, expect: Expected = ANY, commit: str = ""
+    ) -> FileStat:
+        resource = new_resource(metadata, commit, self._storage_class) | {"name": self._name(file_id)}
+        params = self._conditions(file_id, expect) | self._access("predefinedAcl") | {"fields": FIELDS}
+        what = self._what("Storing", file_id)
+        path = gcs_upload.upload_path(self.bucket_name)
+        upload = gcs_upload.Upload(self._requests, what, path, resource, params, content)
+        stored = self._written(upload.run(), what, file_id, expect, resource)
+        if upload.checksum.differs(stored):
+            self._requests.send(what, "DELETE", self._object(file_id), params={"generation": stored["generation"]})
+            raise ContentDamaged(f"{what}: the stored bytes have another checksum than those that were sent")
+        return stat_of(file_id, stored)
+
+    def update(
+        self,
+        file: FileStat,
+        *,
+        filename: str | None = None,
+        content_type: str | None = None,
+        modified: int | None = None,
+    ) -> FileStat:
+        changes = changed_resource(filename, content_type, modified)
+        what = self._what("Updating", file.file_id)
+        params = {"ifGenerationMatch": file.version, "fields": FIELDS}
+        answer = self._requests.send(what, "PATCH", self._object(file.file_id), params=params, body=changes)
+        if answer.status == 404:
+            raise self._not_stored(file.file_id)
+        if answer.status == 412:
+            raise VersionChanged(f"{what}: it was replaced")
+        if not answer.ok:
+            raise self._unexpected(answer, what, writing=True)
+        return stat_of(file.file_id, answer.json())
+
+    def copy(
+        self, source: FileStat, target: FileId, metadata: FileMetadata, *, expect: Expected = ANY, commit: str = ""
+    ) -> FileStat:
+        what = f"Copying file {source.file_id} to {target} in {self.identity()}"
+        resource = new_resource(metadata, commit, self._storage_class)
+        params = self._conditions(target, expect) | self._access("destinationPredefinedAcl")
+        params |= {"sourceGeneration": source.version}
+        path = f"{self._object(source.file_id)}/rewriteTo{self._object(target).removeprefix('/storage/v1')}"
+        repeated = False
+        while True:  # the service copies as much as it can within one request, and says where it stands
+            answer = self._requests.send(what, "POST", path, params=params, body=resource)
+            repeated = repeated or answer.repeated
+            if answer.status == 404:
+                raise VersionChanged(f"{what}: version {source.version} of the source is gone")
+            token = answer.json().get("rewriteToken") if answer.ok else None
+            if not token:
+                break
+            params["rewriteToken"] = token
+        written = self._written(replace(answer, repeated=repeated), what, target, expect, resource)
+        return stat_of(target, written.get("resource", written))
+
+    def remove(self, file_id: FileId, *, expect: Expected = ANY) -> None:
+        what = self._what("Deleting", file_id)
+        params = {} if expect in (ANY, ABSENT, PRESENT) else self._conditions(file_id, expect)
+        answer = self._requests.send(what, "DELETE", self._object(file_id), params=params)
+        if answer.status == 412:
+            raise VersionChanged(f"{what}: it was replaced")
+        if not answer.ok and answer.status != 404:
+            raise self._unexpected(answer, what)
+
+    def _access(self, parameter: str) -> dict[str, str]:
+        return {parameter: "publicRead"} if self._public else {}
+
+    def _conditions(self, file_id: FileId, expect: Expected) -> dict[str, str]:
+        if expect is ANY:
+            return {}
+        if expect == ABSENT:
+            return {"ifGenerationMatch": "0"}
+        if expect == PRESENT:
+            return {"ifGenerationNotMatch": "0"}
+        if not (expect.isascii() and expect.isdigit()) or int(expect) == 0:  # to the service, 0 means absent
+            raise VersionChanged(f"File {file_id} has no version {expect!r} in {self.identity()}")
+        return {"ifGenerationMatch": expect}
+
+    def _written(self, answer: Answer, what: str, file_id: FileId, expect: Expected, wanted: Json) -> Json:
+        """The resource of what was written; after a lost reply it may stand there already."""
+        if answer.status != 412:
+            if not answer.ok:
+                raise self._unexpected(answer, what, writing=True)
+            return answer.json()
+        if answer.repeated and (ours := self._find_ours(file_id, wanted)):
+            return ours
+        if expect == ABSENT:
+            raise AlreadyStored(f"{what}: it is there already")
+        if expect == PRESENT:
+            raise self._not_stored(file_id)
+        raise VersionChanged(f"{what}: version {expect} is gone")
+
+    def _find_ours(self, file_id: FileId, wanted: Json) -> Json | None:
+        answer = self._requests.send(
+            self._what("Looking at", file_id), "GET", self._object(file_id), params={"fields": FIELDS}
+        )
+        return answer.json() if answer.ok and is_upload(answer.json(), wanted) else None
+
+    # --- links -----------------------------------------------------------------------------------------------
+
+    def public_url(self, stat: FileStat) -> str | None:
+        if self._public:
+            return f"{self._requests.endpoint}/{self.bucket_name}/{quote(self._name(stat.file_id))}"
+        return self.presigned_url(stat, self.presign_seconds) if self.presign_seconds else None
+
+    def presigned_url(self, stat: FileStat, expires: float) -> str | None:
+        """None where the credentials cannot sign (anonymous, or a user's); 7 days at most, by V4's rules."""
+        return self._requests.signed_url(self.bucket_name, self._name(stat.file_id), expires)
+
+    # --- refusals --------------------------------------------------------------------------------------------
+
+    def _not_stored(self, file_id: str) -> FileNotStored:
+        return FileNotStored(f"File {file_id} is not stored in {self.identity()}")
+
+    def _unexpected(self, answer: Answer, what: str, *, writing: bool = False) -> DepotError:
+        text = f"{what}: {self._requests.endpoint} answered {answer.status}: {answer.message}"
+        if answer.status == 404:
+            return StorageMissing(text)
+        if answer.status == 400 and self._public and "acl" in answer.message.lower():
+            return ConfigurationError(f"{text} (policy public-read needs a bucket with fine-grained access)")
+        return InvalidMetadata(text) if answer.status == 400 and writing else DepotError(text)
+
+
+class _Reader(ContentReader):
+    """One generation of an object."""
+
+    def __init__(self, storage: GCSStorage, stat: FileStat) -> None:
+        self._storage = storage
+        self.stat = stat
+
+    def pread(self, offset: int, size: int) -> bytes:
+        stat = self.stat
+        wanted = min(size, stat.size - offset)
+        return self._storage.read_range(stat, offset, wanted) if wanted > 0 else b""
+
+    def close(self) -> None:
+        """Nothing is held between reads."""
+
+
+def _url(endpoint: str) -> str:
+    if "@" in endpoint:
+        raise ConfigurationError("GCS endpoint must hold no user and password")
+    return (endpoint if "://" in endpoint else f"http://{endpoint}").rstrip("/")
+
+
+def _seconds(option: str, value: str | float, longest: float) -> float:
+    """A configured duration: seconds, or a text like "1h"."""
+    found = _DURATION.fullmatch(str(value).strip())
+    seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
+    if not 0 < seconds <= longest:
+        raise ConfigurationError(f"GCS {option} must be a time up to {longest:.0f} s, not {value!r}")
+    return seconds

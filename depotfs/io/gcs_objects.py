@@ -1,0 +1,105 @@
+"""An object resource of Google Cloud Storage and the stored file that it is: filedepot's format, and our own keys."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from depotfs.io.times import format_stored, from_datetime, parse_stored
+from depotfs.io.utils import decode_header_text, encode_header_text, make_content_disposition
+from depotfs.types import OCTET_STREAM, UNNAMED, FileId, FileMetadata, FileStat
+
+Json = dict[str, Any]
+
+FIELDS: Final = "name,size,generation,metageneration,contentType,updated,md5Hash,crc32c,metadata"
+"""Of a resource, what a stat is made of."""
+_FILENAME: Final = "x-depot-filename"
+_MODIFIED: Final = "x-depot-modified"
+_CONTENT_TYPE: Final = "x-depot-content-type"
+_COMMIT: Final = "x-depot-commit"
+_UPLOAD: Final = "x-depot-upload"  # which of our uploads, where no commit id tells
+_RFC3339: Final = re.compile(r"(\d+)-(\d+)-(\d+)[Tt](\d+):(\d+):(\d+)(?:\.(\d{1,9}))?(?:Z|z|[+-]00:00)")
+
+
+def new_resource(metadata: FileMetadata, commit: str, storage_class: str | None) -> Json:
+    """What is sent beside new content. InvalidMetadata: the filename cannot be stored."""
+    resource: Json = {
+        "contentType": metadata.content_type,
+        "contentDisposition": make_content_disposition("inline", metadata.filename),
+        "metadata": {
+            _MODIFIED: format_stored(metadata.modified),
+            _FILENAME: encode_header_text(metadata.filename),
+            _CONTENT_TYPE: metadata.content_type,
+            **({_COMMIT: commit} if commit else {_UPLOAD: uuid.uuid4().hex}),
+        },
+    }
+    return resource | ({"storageClass": storage_class} if storage_class else {})
+
+
+def changed_resource(filename: str | None, content_type: str | None, modified: int | None) -> Json:
+    """The merge patch that changes what is given. InvalidMetadata as above."""
+    keys: dict[str, str] = {}
+    changes: Json = {"metadata": keys}
+    if filename is not None:
+        keys[_FILENAME] = encode_header_text(filename)
+        changes["contentDisposition"] = make_content_disposition("inline", filename)
+    if content_type is not None:
+        keys[_CONTENT_TYPE] = changes["contentType"] = content_type
+    if modified is not None:
+        keys[_MODIFIED] = format_stored(modified)
+    return changes
+
+
+def is_upload(resource: Mapping[str, Any], sent: Json) -> bool:
+    """Whether the object comes from the very upload, or commit, that `sent` went with."""
+    found, ours = _keys(resource), sent["metadata"]
+    return any(key in ours and found.get(key) == ours[key] for key in (_COMMIT, _UPLOAD))
+
+
+def stat_of(file_id: FileId, resource: Mapping[str, Any]) -> FileStat:
+    """What a resource tells; whatever it lacks or has broken is as for a foreign object, never an error."""
+    keys = _keys(resource)
+    changed = _changed_ns(resource.get("updated"))
+    modified = parse_stored(keys.get(_MODIFIED))
+    metadata = FileMetadata(
+        decode_header_text(keys.get(_FILENAME, "")) or UNNAMED,
+        keys.get(_CONTENT_TYPE) or str(resource.get("contentType") or OCTET_STREAM),
+        changed // 10**9 if modified is None else modified,
+    )
+    version = str(resource.get("generation", 0))
+    revision = f"{version}.{resource.get('metageneration', 0)}"
+    size = int(resource.get("size", 0))
+    return FileStat(file_id, size, version, revision, metadata, changed, keys.get(_COMMIT, ""), _checksum(resource))
+
+
+def _keys(resource: Mapping[str, Any]) -> dict[str, str]:
+    keys = resource.get("metadata")
+    return {k: v for k, v in keys.items() if isinstance(v, str)} if isinstance(keys, dict) else {}
+
+
+def _checksum(resource: Mapping[str, Any]) -> str:
+    for field, algorithm in (("md5Hash", "md5"), ("crc32c", "crc32c")):
+        try:
+            if value := base64.b64decode(resource.get(field) or "", validate=True).hex():
+                return f"{algorithm}:{value}"
+        except (binascii.Error, ValueError, TypeError):
+            continue
+    return ""
+
+
+def _changed_ns(text: Any) -> int:
+    """Nanoseconds since the epoch of an RFC 3339 time in UTC, 0 where it is none."""
+    found = _RFC3339.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        return 0
+    *moment, fraction = found.groups()
+    try:
+        seconds = from_datetime(datetime(*map(int, moment), tzinfo=UTC))  # type: ignore[arg-type, misc]  # six ints
+    except ValueError:
+        return 0
+    return seconds * 10**9 + int((fraction or "0").ljust(9, "0"))

@@ -1,0 +1,451 @@
+"""The requests of one Google Cloud Storage backend: credentials, retries, deadlines, and errors by their cause.
+
+google-cloud-storage brings the credentials, the authorised session, the signing of URLs and the making of buckets. Its
+own methods for objects ask twice where the service needs one request, so objects are asked for here, through the
+library's session, by the JSON API (https://cloud.google.com/storage/docs/json_api/v1).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import google.auth
+import google.auth.credentials
+import requests
+import urllib3
+from google.auth import exceptions as auth_errors
+from google.cloud import storage
+from google.oauth2 import credentials as oauth_credentials
+from google.oauth2 import service_account
+
+from depotfs.errors import (
+    AccessDenied,
+    ConfigurationError,
+    ContentDamaged,
+    DepotError,
+    QuotaExceeded,
+    StorageMissing,
+    StorageUnavailable,
+    TooLarge,
+)
+
+DEFAULT_ENDPOINT = "https://storage.googleapis.com"
+LONGEST_SIGNATURE = 7 * 86400.0
+"""Seconds: the limit of V4 signatures."""
+_SCOPES = ("https://www.googleapis.com/auth/devstorage.full_control",)
+_CONNECT_SECONDS = 10.0
+_FIRST_DELAY = 0.25
+_LONGEST_WAIT = 30.0
+"""Seconds: a server that asks to be left alone for longer is reported as unavailable at once."""
+_SLOWEST = 64 << 10
+"""Bytes per second below which a transfer counts as stalled, beside the time that one answer may take."""
+_CONNECTIONS = 64
+"""Idle connections kept: more threads than this read at once from no mount of ours."""
+_PIECE = 256 << 10
+"""Bytes sent or received at once: each has the whole time limit of a socket for itself."""
+_THROTTLED = frozenset({"rateLimitExceeded", "userRateLimitExceeded", "usageLimits"})
+_connecting = threading.Lock()
+"""Held while a client is made; fork(2) waits for it, so that no child finds it taken by a thread that it has not."""
+os.register_at_fork(before=_connecting.acquire, after_in_parent=_connecting.release, after_in_child=_connecting.release)
+_TRANSPORT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server answered.
+
+    Attributes:
+        repeated: an earlier attempt of this request was lost on the way and may have been carried out.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    repeated: bool
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object; empty where it is none."""
+        try:
+            value = json.loads(self.body)
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    @property
+    def message(self) -> str:
+        """The server's own words about an error, at most 200 characters."""
+        error = self.json().get("error")
+        text = error.get("message") if isinstance(error, dict) else self.body.decode("utf-8", "replace")
+        return " ".join(str(text).split())[:200]
+
+    @property
+    def no_bucket(self) -> bool:
+        return self.status == 404 and "bucket does not exist" in self.message.lower()
+
+
+class GcsRequests:
+    """Requests to one endpoint; safe for use by several threads and after fork(2).
+
+    Args:
+        credentials: a dict or the path of a file as Google issues them, a credentials object, or None: the
+            application default credentials. Used at the first request, not before.
+        anonymous: no credentials at all, and nothing is looked up to find some.
+        timeout: seconds without a byte after which an attempt has failed.
+        attempts: how often a request is made at most before StorageUnavailable is raised.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        project_id: str | None,
+        credentials: Any,
+        *,
+        anonymous: bool,
+        timeout: float,
+        attempts: int,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.endpoint = endpoint
+        self._project_id = project_id
+        self._given = credentials
+        self._anonymous = anonymous
+        self._timeout = timeout
+        self._attempts = attempts
+        self._sleep = sleep
+        self._client: Any = None
+        self._session: Any = None
+        self._pid = 0
+
+    # --- the library's client --------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> Any:
+        """The `google.cloud.storage.Client`, this process's own. AccessDenied where there are no credentials."""
+        self._connected()
+        return self._client
+
+    def _connected(self) -> Any:
+        """The authorised session."""
+        with _connecting:
+            if self._session is None or self._pid != os.getpid():  # a child must not share its parent's sockets
+                self._client = self._new_client()
+                self._session = self._client._http
+                self._prepare(self._session)
+                self._pid = os.getpid()
+            return self._session
+
+    def _new_client(self) -> Any:
+        credentials = self._credentials()
+        return storage.Client(
+            project=self._project_id or getattr(credentials, "project_id", None),  # None: the library looks for none
+            credentials=credentials,
+            client_options={"api_endpoint": self.endpoint},
+            use_auth_w_custom_endpoint=not self._anonymous,
+        )
+
+    def _prepare(self, session: Any) -> None:
+        # What the environment says is read once, not at each request, and never a password from ~/.netrc.
+        session.proxies = requests.utils.get_environ_proxies(self.endpoint)
+        session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+        session.trust_env = False
+        adapter = requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS)
+        session.mount("http://", adapter)
+        if not session.is_mtls:
+            session.mount("https://", adapter)
+
+    def _credentials(self) -> Any:
+        if self._anonymous:
+            return google.auth.credentials.AnonymousCredentials()  # type: ignore[no-untyped-call]
+        try:
+            return _load_credentials(self._given)
+        except (auth_errors.GoogleAuthError, OSError, ValueError, KeyError) as error:
+            where = f"in {self._given}" if isinstance(self._given, str) else "given or found"
+            raise AccessDenied(f"There are no usable Google credentials {where} ({type(error).__name__})") from error
+
+    def close(self) -> None:
+        """The connections are closed."""
+        with _connecting:
+            if self._client is not None and self._pid == os.getpid():
+                self._client.close()
+            self._client = self._session = None
+
+    # --- requests --------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        what: str,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | dict[str, Any] | None = None,
+        attempts: int | None = None,
+    ) -> Answer:
+        """The server's answer, success or a refusal that the caller understands (304, 308, 4xx).
+
+        Args:
+            what: what is done, on which file, for messages.
+            url: a path of the endpoint, or a whole URL of it.
+        Raises:
+            AccessDenied, StorageMissing, QuotaExceeded, TooLarge: the server refused for that reason.
+            StorageUnavailable: it did not answer, or was failing or throttling, at every attempt.
+        """
+        head = dict(headers or {})
+        if isinstance(body, dict):
+            body = json.dumps(body).encode()
+            head["Content-Type"] = "application/json; charset=UTF-8"
+
+        def attempt(repeated: bool) -> Answer:
+            data = None if body is None else _Pieces(body)
+            with self._exchange(method, url, params, head, data) as response:
+                length = len(body or b"")
+                content = b"".join(self._received(response, decode=True, size=length))
+                return Answer(response.status_code, response.headers, content, repeated)
+
+        return self._repeat(what, attempt, attempts or self._attempts)
+
+    def download(self, what: str, url: str, params: Mapping[str, str], offset: int, size: int) -> Answer:
+        """Bytes of an object exactly as they are stored; a body that was cut short is completed by further requests.
+
+        Raises: as `send`; ContentDamaged: the server sent other bytes than were asked for.
+        """
+        pieces: list[bytes] = []
+
+        def attempt(repeated: bool) -> Answer:
+            had = sum(map(len, pieces))
+            head = {"Range": f"bytes={offset + had}-{offset + size - 1}", "Accept-Encoding": "gzip"}
+            with self._exchange("GET", url, params, head, None) as response:
+                if response.status_code not in (200, 206):
+                    body = b"".join(self._received(response, decode=True, size=0))
+                    return Answer(response.status_code, response.headers, body, repeated)
+                _check_range(what, response, offset + had)
+                for piece in self._received(response, decode=False, size=size):
+                    pieces.append(piece)
+                    had += len(piece)
+                    if had >= size:
+                        break
+                if had < size:
+                    raise _CutShort(f"{had} of {size} bytes came")
+                return Answer(response.status_code, response.headers, b"".join(pieces)[:size], repeated)
+
+        return self._repeat(what, attempt, self._attempts)
+
+    def _exchange(self, method: str, url: str, params: Any, headers: Mapping[str, str], data: Any) -> Any:
+        target = url if "://" in url else self.endpoint + url
+        timeout = (min(_CONNECT_SECONDS, self._timeout), self._timeout)
+        return self._connected().request(
+            method,
+            target,
+            params=params,
+            headers=headers,
+            data=data,
+            timeout=timeout,
+            stream=True,
+            allow_redirects=False,
+        )
+
+    def _received(self, response: Any, *, decode: bool, size: int) -> Iterator[bytes]:
+        """The body in pieces, as they come; bounded in time."""
+        deadline = time.monotonic() + self._timeout + size / _SLOWEST
+        while piece := response.raw.read1(_PIECE, decode_content=decode):
+            yield piece
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the answer takes longer than {self._timeout + size / _SLOWEST:.0f} s")
+
+    def _repeat(self, what: str, attempt: Callable[[bool], Answer], attempts: int) -> Answer:
+        failures = 0
+        while True:
+            try:
+                answer = attempt(failures > 0)
+                failure = self._refusal(what, answer)
+                if failure is None:
+                    return answer
+            except auth_errors.GoogleAuthError as error:
+                failure = self._auth_failure(what, error)
+            except DepotError:
+                raise
+            except _TRANSPORT_ERRORS as error:
+                failure = StorageUnavailable(f"{what}: {self.endpoint} did not answer: {_reason(error, self._timeout)}")
+            if not isinstance(failure, StorageUnavailable):
+                raise failure
+            failures += 1
+            self.pause(failures, failure, attempts)
+
+    def pause(self, failures: int, failure: StorageUnavailable, attempts: int | None = None) -> None:
+        """It is time to try again after that many failures; raises the failure where that is not worth while."""
+        delay = _delay(failures, failure.retry_after)
+        if failures >= (attempts or self._attempts) or delay is None:
+            raise failure
+        self._sleep(delay)
+
+    def _refusal(self, what: str, answer: Answer) -> DepotError | None:
+        """The error that an answer is, whatever was asked; None where the caller must say."""
+        status = answer.status
+        if status < 400:
+            return None
+        text = f"{what}: {self.endpoint} answered {status}: {answer.message}"
+        if status in (408, 429) or status >= 500 or (status == 403 and _reasons(answer) & _THROTTLED):
+            return StorageUnavailable(text, retry_after=_retry_after(answer.headers.get("Retry-After")))
+        if status in (401, 403):
+            return QuotaExceeded(text) if "quotaExceeded" in _reasons(answer) else AccessDenied(text)
+        if status == 413:
+            return TooLarge(text)
+        return StorageMissing(text) if answer.no_bucket else None
+
+    def _auth_failure(self, what: str, error: auth_errors.GoogleAuthError) -> DepotError:
+        if isinstance(error, auth_errors.TransportError) or getattr(error, "retryable", False):
+            return StorageUnavailable(f"{what}: no access token could be fetched ({type(error).__name__})")
+        return AccessDenied(f"{what}: {self.endpoint} does not accept the credentials ({type(error).__name__})")
+
+    def signed_url(self, bucket: str, name: str, seconds: float) -> str | None:
+        """Where the object can be fetched for so long; None where the credentials cannot sign."""
+        if not isinstance(self.client._credentials, google.auth.credentials.Signing):
+            return None
+        try:
+            url: str = (
+                self.client.bucket(bucket)
+                .blob(name)
+                .generate_signed_url(
+                    version="v4",
+                    expiration=timedelta(seconds=int(max(1.0, min(seconds, LONGEST_SIGNATURE)))),
+                    method="GET",
+                    api_access_endpoint=self.endpoint,
+                )
+            )
+        except auth_errors.GoogleAuthError as error:  # of credentials that have their signatures made elsewhere
+            raise self._auth_failure(f"Signing a URL of {bucket}", error) from error
+        return url
+
+    def own(self, location: str) -> str:
+        """The URL that the server gave, at the configured endpoint: requests go nowhere else."""
+        ours = urlsplit(self.endpoint)
+        return urlunsplit((ours.scheme, ours.netloc, *urlsplit(location)[2:]))
+
+    def make_bucket(self, bucket: str, storage_class: str | None) -> None:
+        """The bucket exists, made in the project if it did not. Raises ConfigurationError without a project."""
+        what = f"Making bucket {bucket}"
+        try:
+            if self.send(what, "GET", bucket_path(bucket), params={"fields": "name"}).ok:
+                return
+        except StorageMissing:
+            pass
+        project = self.client.project
+        if not project:
+            raise ConfigurationError(f"{what}: project_id must say in which project")
+        resource = {"name": bucket} | ({"storageClass": storage_class} if storage_class else {})
+        answer = self.send(what, "POST", "/storage/v1/b", params={"project": project}, body=resource)
+        if not answer.ok and answer.status != 409:  # 409: somebody else was faster
+            raise StorageMissing(f"{what}: {self.endpoint} answered {answer.status}: {answer.message}")
+
+
+class _CutShort(OSError):
+    """Fewer bytes than the server had promised."""
+
+
+class _Pieces:
+    """A body that is sent in pieces, each with the socket's whole time limit to itself."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        view = memoryview(self._data)
+        for start in range(0, len(view), _PIECE):
+            yield view[start : start + _PIECE]
+
+
+def bucket_path(bucket: str) -> str:
+    return f"/storage/v1/b/{quote(bucket, safe='')}"
+
+
+def object_path(bucket: str, name: str) -> str:
+    return f"{bucket_path(bucket)}/o/{quote(name, safe='')}"
+
+
+def _load_credentials(given: Any) -> Any:
+    if given is None:
+        return google.auth.default(scopes=_SCOPES)[0]
+    if isinstance(given, str | os.PathLike):
+        with open(given, encoding="utf-8") as file:
+            given = json.load(file)
+    if not isinstance(given, Mapping):
+        return google.auth.credentials.with_scopes_if_required(given, _SCOPES)  # type: ignore[no-untyped-call]
+    if given.get("type") == "service_account":
+        return service_account.Credentials.from_service_account_info(given, scopes=_SCOPES)  # type: ignore[no-untyped-call]
+    if given.get("type") == "authorized_user":
+        return oauth_credentials.Credentials.from_authorized_user_info(given, scopes=_SCOPES)  # type: ignore[no-untyped-call]
+    if not given.get("type"):
+        raise ValueError("no type")
+    return google.auth.load_credentials_from_dict(given, scopes=_SCOPES)[0]  # type: ignore[no-untyped-call]
+
+
+def _check_range(what: str, response: Any, offset: int) -> None:
+    begun = f"bytes {offset}-"
+    if response.status_code == 206:
+        if not response.headers.get("Content-Range", "").startswith(begun):
+            raise ContentDamaged(f"{what}: the server sent another range than {begun}")
+    elif offset:
+        raise ContentDamaged(f"{what}: the server does not send ranges of this object")
+
+
+def _reasons(answer: Answer) -> set[str]:
+    error = answer.json().get("error")
+    details = error.get("errors") if isinstance(error, dict) else None
+    return {str(d.get("reason")) for d in details if isinstance(d, dict)} if isinstance(details, list) else set()
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds of a Retry-After header, which is a number or a date."""
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _delay(attempt: int, retry_after: float | None) -> float | None:
+    """Seconds to wait after the attempt of that number, None where waiting is for somebody else.
+
+    Between half and all of a time that doubles, so that many clients do not come back together.
+    """
+    if retry_after is not None:
+        return retry_after * random.uniform(1.0, 1.1) if retry_after <= _LONGEST_WAIT else None
+    return min(_LONGEST_WAIT, _FIRST_DELAY * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+
+
+def _reason(error: BaseException, timeout: float) -> str:
+    """Why there was no answer; without the URL, which may be one that lets its reader write."""
+    causes: list[BaseException] = [error]
+    for cause in causes:
+        inner = [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
+        causes += [i for i in inner if isinstance(i, BaseException) and i not in causes]
+    named = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    if named:
+        return named[0]
+    slow = requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError
+    if any(isinstance(cause, slow) for cause in causes):
+        return f"nothing came for {timeout:g} s"
+    return type(error).__name__.lstrip("_")

@@ -1,0 +1,373 @@
+"""Google Cloud Storage: the contract on two servers, and what is this backend's alone."""
+
+from __future__ import annotations
+
+import gzip
+import inspect
+import json
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from depotfs.errors import AccessDenied, ConfigurationError
+from depotfs.io.gcs import GCSStorage
+from depotfs.io.gcs_upload import PIECE
+from depotfs.io.ids import new_uuid
+from depotfs.types import ABSENT, UNNAMED, FileMetadata
+from tests.io.contract import StorageContract
+from tests.io.contract_sources import ABSENT_IDS, METADATA, content_of, noise, put
+from tests.servers.gcs import FakeGcsServer, GcsServer
+from tests.servers.process import free_port
+
+FILE, OTHER_FILE = ABSENT_IDS
+IGNORED = "fake-gcs-server ignores the preconditions of "
+
+
+def new_storage(server: GcsServer, **options: Any) -> GCSStorage:
+    """A storage in a bucket of its own."""
+    return GCSStorage(**{"prefix": "files/", **server.storage_options(server.new_bucket()), **options})
+
+
+@pytest.mark.xdist_group("gcs_fake")
+class TestFake(StorageContract):
+    @pytest.fixture
+    def storage(self, gcs_fake: FakeGcsServer) -> Iterator[GCSStorage]:
+        storage = new_storage(gcs_fake)
+        yield storage
+        storage.close()
+
+
+@pytest.mark.xdist_group("fake_gcs_server")
+class TestFakeGcsServer(StorageContract):
+    lacks: ClassVar[dict[str, str]] = {
+        "test_large_put_expecting": IGNORED + "resumable uploads",
+        "test_update": "fake-gcs-server does not count metagenerations",
+        "test_update_of_another_version": IGNORED + "metadata updates",
+        "test_copy_expecting": IGNORED + "rewrites",
+        "test_remove_expecting": IGNORED + "deletions",
+    }
+
+    @pytest.fixture
+    def storage(self, fake_gcs_server: GcsServer) -> Iterator[GCSStorage]:
+        storage = new_storage(fake_gcs_server)
+        yield storage
+        storage.close()
+
+
+@pytest.fixture(scope="module")
+def account() -> dict[str, str]:
+    """A service account whose key nobody else knows; its token_uri is for the test to set."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+    return {
+        "type": "service_account",
+        "project_id": "from-the-key",
+        "private_key_id": "1",
+        "private_key": pem,
+        "client_email": "tester@from-the-key.iam.gserviceaccount.com",
+        "client_id": "1",
+    }
+
+
+@pytest.mark.xdist_group("gcs_fake")
+class TestRequests:
+    """Counted at the server."""
+
+    @pytest.fixture
+    def storage(self, gcs_fake: FakeGcsServer) -> Iterator[GCSStorage]:
+        storage = new_storage(gcs_fake)
+        yield storage
+        storage.close()
+
+    def test_each_operation(self, gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+        def cost(call: Any) -> list[str]:
+            before = len(gcs_fake.requests(storage.bucket_name))
+            call()
+            return [entry["method"] for entry in gcs_fake.requests(storage.bucket_name)[before:]]
+
+        assert cost(lambda: storage.create(noise(1000), "a.txt")) == ["POST"]
+        stat = put(storage, noise(1000), FILE)
+        reader = storage.open_content(stat)
+        assert cost(lambda: storage.stat(FILE)) == ["GET"]
+        assert cost(lambda: storage.get(FILE)) == ["GET"]
+        assert cost(lambda: storage.get(FILE).read()) == ["GET", "GET"]
+        assert cost(lambda: storage.exists(FILE)) == ["GET"]
+        assert cost(lambda: storage.exists(OTHER_FILE)) == ["GET"]
+        assert cost(lambda: reader.pread(3, 500)) == ["GET"]
+        assert cost(lambda: reader.pread(1000, 5)) == []
+        assert cost(lambda: storage.list()) == ["GET"]
+        assert cost(lambda: storage.update(stat, modified=1)) == ["PATCH"]
+        assert cost(lambda: storage.copy(stat, OTHER_FILE, METADATA, expect=ABSENT)) == ["POST"]
+        assert cost(lambda: storage.replace(FILE, b"x", "a", "b/c")) == ["POST"]
+        assert cost(lambda: storage.replace(FILE, b"x")) == ["GET", "POST"]
+        assert cost(lambda: storage.delete(FILE)) == ["DELETE"]
+        assert cost(lambda: storage.delete(FILE)) == ["DELETE"]
+        assert cost(lambda: put(storage, noise(2 * PIECE + 1))) == ["POST", "PUT", "PUT", "PUT"]
+
+    def test_listing(self, gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+        made = [new_uuid() for _ in range(1001)]
+        with ThreadPoolExecutor(8) as pool:
+            stats = dict(zip(made, pool.map(lambda file_id: put(storage, b"x", file_id), made), strict=True))
+        before = len(gcs_fake.requests(storage.bucket_name))
+        pages = list(storage.pages())
+        assert [len(page) for page in pages] == [1000, 1]
+        assert {entry.file_id: entry.stat for page in pages for entry in page} == stats
+        assert len(gcs_fake.requests(storage.bucket_name)) == before + 2
+        assert next(storage.pages(sorted(made)[999]))[0].file_id == max(made)
+
+    def test_nothing_before_it_is_needed(self, gcs_fake: FakeGcsServer) -> None:
+        dead = GCSStorage(bucket="b", endpoint=f"http://127.0.0.1:{free_port()}", policy="public-read")
+        assert dead.identity().endswith("/b/")
+        name = gcs_fake.new_bucket()
+        GCSStorage(**gcs_fake.storage_options(name)).close()
+        assert gcs_fake.requests(name) == []
+
+
+@pytest.mark.xdist_group("gcs_fake")
+class TestFormat:
+    """What lies in the bucket, and what may lie there."""
+
+    @pytest.fixture
+    def storage(self, gcs_fake: FakeGcsServer) -> Iterator[GCSStorage]:
+        storage = new_storage(gcs_fake)
+        yield storage
+        storage.close()
+
+    def test_object(self, storage: GCSStorage) -> None:
+        put(storage, b"x", FILE, metadata=FileMetadata('Привет "1%".txt', "text/x", 981173106), commit="c-1")
+        blob = storage.bucket.get_blob("files/" + FILE)
+        assert blob.metadata == {
+            "x-depot-filename": "%D0%9F%D1%80%D0%B8%D0%B2%D0%B5%D1%82%20%221%25%22.txt",
+            "x-depot-modified": "2001-02-03 04:05:06",
+            "x-depot-content-type": "text/x",
+            "x-depot-commit": "c-1",
+        }
+        assert blob.content_type == "text/x"
+        assert blob.content_disposition == (
+            'inline; filename="______ _1__.txt"; '
+            "filename*=UTF-8''%D0%9F%D1%80%D0%B8%D0%B2%D0%B5%D1%82%20%221%25%22.txt"
+        )
+
+    def test_foreign_objects(self, storage: GCSStorage) -> None:
+        def upload(name: str, metadata: dict[str, str] | None = None, kind: str = "text/x") -> None:
+            blob = storage.bucket.blob(name)
+            blob.metadata = metadata
+            blob.upload_from_string(b"foreign", content_type=kind)
+
+        for name in ("files/", "files/x", "files/" + FILE.upper(), f"files/{FILE}/deeper", FILE, "files" + FILE, "é"):
+            upload(name)
+        assert storage.list() == []
+        upload("files/" + FILE)
+        broken = {"x-depot-modified": "yesterday", "x-depot-filename": "100%.txt%zz", "x-depot-content-type": ""}
+        upload("files/" + OTHER_FILE, broken)
+        plain, odd = storage.stat(FILE), storage.stat(OTHER_FILE)
+        assert plain.metadata == FileMetadata(UNNAMED, "text/x", plain.changed_ns // 10**9)
+        assert odd.metadata == FileMetadata("100%.txt%zz", "text/x", odd.changed_ns // 10**9)
+        assert plain.changed_ns > 1_700_000_000 * 10**9
+        assert [entry.stat for page in storage.pages() for entry in page] == [plain, odd]
+        renamed = storage.update(plain, filename="new")
+        assert (renamed.metadata.filename, renamed.metadata.content_type) == ("new", "text/x")
+        storage.replace(OTHER_FILE, b"y")
+        assert storage.stat(OTHER_FILE).metadata.filename == "100%.txt%zz"
+
+    def test_composed_object_has_another_checksum(self, storage: GCSStorage) -> None:
+        parts = [storage.bucket.blob(name) for name in ("one", "two")]
+        for part in parts:
+            part.upload_from_string(b"part")
+        storage.bucket.blob("files/" + FILE).compose(parts)
+        assert storage.stat(FILE).checksum.startswith("crc32c:")
+        assert storage.get(FILE).read() == b"partpart"
+
+    def test_compressed_object_is_read_as_it_is_stored(self, storage: GCSStorage) -> None:
+        blob = storage.bucket.blob("files/" + FILE)
+        blob.content_encoding = "gzip"
+        data = gzip.compress(noise(1000))
+        blob.upload_from_string(data)
+        assert storage.get(FILE).read() == data
+        assert storage.open_content(FILE).pread(5, 7) == data[5:12]
+
+    def test_storage_class(self, gcs_fake: FakeGcsServer) -> None:
+        storage = new_storage(gcs_fake, storage_class="NEARLINE")
+        stat = put(storage, b"x", FILE)
+        storage.copy(stat, OTHER_FILE, METADATA)
+        put(storage, noise(PIECE + 1), large := new_uuid())
+        assert [storage.bucket.get_blob("files/" + i).storage_class for i in (FILE, OTHER_FILE, large)] == [
+            "NEARLINE"
+        ] * 3
+
+    def test_versioned_bucket_keeps_old_readers(self, gcs_fake: FakeGcsServer) -> None:
+        bucket = gcs_fake.new_bucket(versioning={"enabled": True})
+        storage = GCSStorage(**gcs_fake.storage_options(bucket))
+        old = put(storage, b"old", FILE)
+        put(storage, b"new", FILE)
+        assert content_of(storage, old) == b"old"
+        storage.delete(FILE)
+        assert storage.list() == []
+        assert not storage.exists(FILE)
+
+
+@pytest.mark.xdist_group("gcs_fake")
+class TestAccess:
+    """Who may read, and with which credentials."""
+
+    def test_nothing_is_public_by_default(self, gcs_fake: FakeGcsServer) -> None:
+        for policy in (None, "private"):
+            storage = new_storage(gcs_fake, policy=policy)
+            file = storage.get(storage.create(b"x"))
+            assert file.public_url is None
+            assert file.presigned_url(60) is None
+            assert "acl" not in json.dumps(gcs_fake.requests(storage.bucket_name)).lower()
+
+    def test_public_read(self, gcs_fake: FakeGcsServer) -> None:
+        storage = new_storage(gcs_fake, policy="public-read")
+        stat = put(storage, b"public", FILE)
+        storage.copy(stat, OTHER_FILE, METADATA)
+        large = put(storage, noise(PIECE + 1))
+        for file_id in (FILE, OTHER_FILE, large.file_id):
+            url = storage.get(file_id).public_url
+            assert url == f"{gcs_fake.endpoint}/{storage.bucket_name}/files/{file_id}"
+            assert _fetched(url) == content_of(storage, file_id)
+        assert all("/iam" not in entry["path"] for entry in gcs_fake.requests(storage.bucket_name))
+
+    def test_signed_urls(self, gcs_fake: FakeGcsServer, account: dict[str, str]) -> None:
+        credentials = account | {"token_uri": f"{gcs_fake.endpoint}/token"}
+        storage = new_storage(gcs_fake, anonymous=False, credentials=credentials, presign="1h")
+        assert storage.presign_seconds == 3600
+        file = storage.get(storage.create(b"private", "a b.txt"))
+        for url, seconds in ((file.public_url, 3600), (file.presigned_url(60), 60), (file.presigned_url(1e9), 604800)):
+            assert url is not None
+            assert url.startswith(gcs_fake.endpoint + "/")
+            assert f"X-Goog-Expires={seconds}&" in url
+            assert _fetched(url) == b"private"
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            _fetched(str(file.public_url).partition("?")[0])
+        unsigned = new_storage(gcs_fake, presign="1h")
+        assert unsigned.get(unsigned.create(b"x")).public_url is None
+
+    def test_credentials(
+        self, gcs_fake: FakeGcsServer, account: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        info = account | {"token_uri": f"{gcs_fake.endpoint}/token"}
+        path = tmp_path / "key.json"
+        path.write_text(json.dumps(info))
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+        given = new_storage(gcs_fake, anonymous=False, project_id=None, credentials=info).client._credentials
+        for credentials in (info, str(path), given, None):
+            storage = new_storage(gcs_fake, anonymous=False, project_id=None, credentials=credentials)
+            assert storage.client.project == "from-the-key"
+            assert storage.get(storage.create(b"x")).read() == b"x"
+
+    def test_no_credentials(self, gcs_fake: FakeGcsServer, tmp_path: Path, account: dict[str, str]) -> None:
+        broken = tmp_path / "broken.json"
+        broken.write_text("{")
+        wrong_key = account | {"private_key": "secret key"}
+        for credentials in (str(tmp_path / "none.json"), str(broken), {"type": "service_account"}, {}, wrong_key):
+            storage = new_storage(gcs_fake, anonymous=False, credentials=credentials)
+            with pytest.raises(AccessDenied) as raised:
+                storage.list()
+            assert "secret" not in str(raised.value)
+
+    def test_refused_token(self, gcs_fake: FakeGcsServer, account: dict[str, str]) -> None:
+        storage = new_storage(
+            gcs_fake, anonymous=False, credentials=account | {"token_uri": f"{gcs_fake.endpoint}/token"}
+        )
+        with gcs_fake.faults({"status": 400, "path": "^/token", "times": 9}), pytest.raises(AccessDenied):
+            storage.list()
+        assert storage.list() == []
+
+    def test_emulator_of_the_environment(self, gcs_fake: FakeGcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        for value in (gcs_fake.endpoint, gcs_fake.endpoint.removeprefix("http://")):
+            monkeypatch.setenv("STORAGE_EMULATOR_HOST", value)
+            storage = GCSStorage(bucket=gcs_fake.new_bucket())
+            assert storage.get(storage.create(b"x")).read() == b"x"
+
+
+@pytest.mark.xdist_group("gcs_fake")
+class TestLife:
+    """Options, buckets, threads and processes."""
+
+    def test_create_bucket(self, gcs_fake: FakeGcsServer) -> None:
+        options = gcs_fake.storage_options("made-" + new_uuid()) | {"create_bucket": True, "storage_class": "COLDLINE"}
+        for _ in range(2):
+            storage = GCSStorage(**options)
+            assert storage.list() == []
+        assert storage.client.get_bucket(storage.bucket_name).storage_class == "COLDLINE"
+        with pytest.raises(ConfigurationError, match="project_id"):
+            GCSStorage(**options | {"bucket": "made-" + new_uuid(), "project_id": None})
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"bucket": None},
+            {"policy": "public"},
+            {"presign": "soon"},
+            {"presign": "8d"},
+            {"timeout": 0},
+            {"timeout": "soon"},
+            {"attempts": 0},
+            {"endpoint": "http://user:password@localhost"},
+        ],
+        ids=str,
+    )
+    def test_wrong_options(self, wrong: dict[str, Any]) -> None:
+        with pytest.raises(ConfigurationError):
+            GCSStorage(**{"bucket": "b", **wrong})
+
+    def test_options_are_filedepots(self) -> None:
+        names = list(inspect.signature(GCSStorage).parameters)
+        assert names[:6] == ["project_id", "credentials", "bucket", "policy", "storage_class", "prefix"]
+
+    def test_identity(self) -> None:
+        def identity(**options: Any) -> str:
+            return GCSStorage(**{"bucket": "b", "anonymous": True, **options}).identity()
+
+        assert identity() == "gcs:https://storage.googleapis.com/b/"
+        others = [{"bucket": "c"}, {"prefix": "p"}, {"endpoint": "http://localhost:1/"}]
+        assert len({identity(), *(identity(**other) for other in others)}) == 4
+
+    def test_first_use_by_many_threads(self, gcs_fake: FakeGcsServer) -> None:
+        storage = new_storage(gcs_fake)
+        start = threading.Barrier(16)
+
+        def act(number: int) -> bytes:
+            start.wait()
+            return content_of(storage, put(storage, b"%d" % number))
+
+        with ThreadPoolExecutor(16) as pool:
+            assert list(pool.map(act, range(16))) == [b"%d" % number for number in range(16)]
+        assert len(storage.list()) == 16
+
+    def test_child_process_has_connections_of_its_own(self, gcs_fake: FakeGcsServer) -> None:
+        storage = new_storage(gcs_fake)
+        stat = put(storage, noise(100_000), FILE)
+        client = storage.client
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                same = storage.client is client
+                status = 0 if not same and content_of(storage, stat) == noise(100_000) else 2
+            finally:
+                os._exit(status)
+        mine = [content_of(storage, stat) for _ in range(20)]
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert mine == [noise(100_000)] * 20
+        assert storage.client is client
+
+
+def _fetched(url: str | None) -> bytes:
+    assert url is not None
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        data: bytes = answer.read()
+    return data

@@ -1,0 +1,378 @@
+"""Google Cloud Storage that fails, throttles, loses answers, cuts bodies short and damages bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from depotfs.errors import (
+    AccessDenied,
+    AlreadyStored,
+    ConfigurationError,
+    ContentDamaged,
+    DepotError,
+    FileNotStored,
+    QuotaExceeded,
+    StorageMissing,
+    StorageUnavailable,
+    TooLarge,
+    VersionChanged,
+)
+from depotfs.io.content import BytesContent, StreamContent
+from depotfs.io.gcs import GCSStorage
+from depotfs.io.gcs_requests import GcsRequests
+from depotfs.io.gcs_upload import PIECE
+from depotfs.types import ABSENT, PRESENT, FileMetadata
+from tests.io.contract_sources import ABSENT_IDS, METADATA, OneWay, content_of, noise, put, unchanged
+from tests.servers.gcs import FakeGcsServer
+from tests.servers.process import free_port
+
+pytestmark = pytest.mark.xdist_group("gcs_fake")
+FILE, OTHER_FILE = ABSENT_IDS
+LARGE = noise(PIECE + 3_000_000)
+MEDIA, UPLOAD, PIECES = {"query": "alt=media"}, {"path": "^/upload/"}, {"query": "upload_id="}
+
+
+class Waits:
+    """In place of time.sleep: remembers the seconds."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+
+@pytest.fixture
+def waits() -> Waits:
+    return Waits()
+
+
+@pytest.fixture
+def storage(gcs_fake: FakeGcsServer, waits: Waits) -> Iterator[GCSStorage]:
+    options = gcs_fake.storage_options(gcs_fake.new_bucket())
+    storage = GCSStorage(**options, timeout=5, attempts=3)
+    storage._requests._sleep = waits
+    yield storage
+    storage.close()
+
+
+def asked(server: FakeGcsServer, storage: GCSStorage) -> list[dict[str, Any]]:
+    return server.requests(storage.bucket_name)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 408])
+def test_what_passes_is_tried_again(gcs_fake: FakeGcsServer, storage: GCSStorage, waits: Waits, status: int) -> None:
+    with gcs_fake.faults({"status": status, "times": 2}):
+        put(storage, b"x", FILE)
+    assert content_of(storage, FILE) == b"x"
+    first, second = waits.seconds
+    assert 0.1 < first < 0.26
+    assert 0.2 < second < 0.51
+
+
+def test_what_does_not_pass_is_reported(gcs_fake: FakeGcsServer, storage: GCSStorage, waits: Waits) -> None:
+    put(storage, b"x", FILE)
+    before = len(asked(gcs_fake, storage))
+    for call in (
+        lambda: storage.stat(FILE),
+        lambda: storage.list(),
+        lambda: storage.remove(FILE),
+        lambda: put(storage, b"y", FILE),
+    ):
+        with (
+            gcs_fake.faults({"status": 503, "times": 99, "headers": {"Retry-After": "7"}}),
+            pytest.raises(StorageUnavailable, match="503") as raised,
+        ):
+            call()
+        assert raised.value.retry_after == 7
+        assert raised.value.transient
+    assert len(asked(gcs_fake, storage)) == before + 4 * 3
+    assert [7 <= seconds < 8 for seconds in waits.seconds] == [True] * 8
+    assert content_of(storage, FILE) == b"x"
+
+
+def test_a_long_wait_is_the_callers(gcs_fake: FakeGcsServer, storage: GCSStorage, waits: Waits) -> None:
+    with (
+        gcs_fake.faults({"status": 429, "headers": {"Retry-After": "3600"}}),
+        pytest.raises(StorageUnavailable) as raised,
+    ):
+        storage.exists(FILE)
+    assert (raised.value.retry_after, waits.seconds) == (3600, [])
+    later = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 20))
+    with gcs_fake.faults({"status": 429, "headers": {"Retry-After": later}}):
+        assert storage.exists(FILE) is False
+    assert 15 < waits.seconds[0] < 23
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ({"status": 401}, AccessDenied),
+        ({"status": 403}, AccessDenied),
+        ({"status": 403, "reason": "quotaExceeded"}, QuotaExceeded),
+        ({"status": 413}, TooLarge),
+    ],
+)
+def test_refusals_by_cause(
+    gcs_fake: FakeGcsServer, storage: GCSStorage, waits: Waits, fault: dict[str, Any], error: type[Exception]
+) -> None:
+    put(storage, b"x", FILE)
+    for call in (lambda: storage.stat(FILE), lambda: put(storage, b"y", FILE), lambda: storage.remove(FILE)):
+        with gcs_fake.faults(fault), pytest.raises(error):
+            call()
+    assert waits.seconds == []
+    assert content_of(storage, FILE) == b"x"
+
+
+def test_throttling_by_403_is_no_lack_of_rights(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    with gcs_fake.faults({"status": 403, "reason": "rateLimitExceeded", "times": 2}):
+        assert storage.list() == []
+
+
+def test_missing_bucket(gcs_fake: FakeGcsServer) -> None:
+    storage = GCSStorage(**gcs_fake.storage_options("no-such-bucket"))
+    stat = put(GCSStorage(**gcs_fake.storage_options(gcs_fake.new_bucket())), b"x", FILE)
+    calls: list[Callable[[], object]] = [
+        lambda: storage.stat(FILE),
+        lambda: storage.exists(FILE),
+        lambda: storage.list(),
+        lambda: storage.create(b"x"),
+        lambda: put(storage, LARGE),
+        lambda: storage.delete(FILE),
+        lambda: storage.update(stat, filename="x"),
+        lambda: storage.copy(stat, OTHER_FILE, METADATA),
+        lambda: storage.open_content(stat).pread(0, 1),
+    ]
+    for call in calls:
+        with pytest.raises(StorageMissing, match="no-such-bucket"):
+            call()
+
+
+def test_unreachable_server(waits: Waits) -> None:
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    storage = GCSStorage("p", bucket="b", endpoint=endpoint, anonymous=True, attempts=2)
+    storage._requests._sleep = waits
+    with pytest.raises(StorageUnavailable, match="refused") as raised:
+        storage.stat(FILE)
+    assert endpoint in str(raised.value)
+    with pytest.raises(StorageUnavailable, match="refused"):
+        put(storage, LARGE)
+    assert len(waits.seconds) == 2
+
+
+@pytest.mark.parametrize("fault", [{"stall": 3.0}, {"drip": 0.2}], ids=["silent", "dripping"])
+def test_server_that_keeps_us_waiting(gcs_fake: FakeGcsServer, waits: Waits, fault: dict[str, float]) -> None:
+    options = gcs_fake.storage_options(gcs_fake.new_bucket())
+    storage = GCSStorage(**options, timeout=0.5, attempts=2)
+    storage._requests._sleep = waits
+    with gcs_fake.faults(fault | {"times": 2}), pytest.raises(StorageUnavailable, match=r"0\.5 s|longer than"):
+        storage.stat(FILE)
+    patient = GCSStorage(**options, timeout="0.5s", attempts=9)
+    patient._requests._sleep = waits
+    with gcs_fake.faults(fault):
+        put(patient, b"x", FILE)
+    assert content_of(patient, FILE) == b"x"
+
+
+# --- lost answers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("commit", ["", "commit-1"])
+@pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
+def test_own_write_is_recognised(gcs_fake: FakeGcsServer, storage: GCSStorage, data: bytes, commit: str) -> None:
+    lost = {"lose": True, **(UPLOAD if data == b"small" else {"query": "upload_id=", "method": "PUT"})}
+    with gcs_fake.faults(lost, lost | {"times": 0 if data == b"small" else 1}):
+        first = put(storage, data, FILE, expect=ABSENT, commit=commit)
+    assert storage.stat(FILE) == first
+    assert first.commit == commit
+    with gcs_fake.faults(lost):
+        second = put(storage, data[1:], FILE, expect=first.version, commit=commit + "b" if commit else "")
+    assert content_of(storage, second) == data[1:]
+    with gcs_fake.faults({"lose": True, "path": "rewriteTo"}):
+        copy = storage.copy(second, OTHER_FILE, METADATA, expect=ABSENT, commit=commit)
+    assert storage.stat(OTHER_FILE) == copy
+
+
+def test_no_version_means_absent(storage: GCSStorage) -> None:
+    for version in ("0", "00", "-1", "x"):
+        with pytest.raises(VersionChanged):
+            put(storage, b"x", FILE, expect=version)
+    assert storage.list() == []
+
+
+def test_own_write_is_recognised_when_its_session_is_gone(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    put_of_end = {"method": "PUT", **PIECES}
+    with gcs_fake.faults(put_of_end | {"lose": True, "times": 2}, put_of_end | {"status": 410}):
+        stat = put(storage, LARGE[: PIECE + 1], FILE, expect=ABSENT)
+    assert storage.stat(FILE) == stat
+
+
+def test_write_of_somebody_else_is_not_taken_for_ours(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    first = put(storage, b"theirs", FILE, commit="theirs")
+    for expect, error in ((ABSENT, AlreadyStored), ("1", VersionChanged)):
+        with gcs_fake.faults({"status": 503, **UPLOAD}), pytest.raises(error):
+            put(storage, b"theirs", FILE, expect=expect, commit="ours")
+        with gcs_fake.faults({"status": 503, **UPLOAD}), pytest.raises(error):
+            put(storage, b"theirs", FILE, expect=expect)
+    with gcs_fake.faults({"status": 503, **UPLOAD}), pytest.raises(FileNotStored):
+        put(storage, b"x", OTHER_FILE, expect=PRESENT)
+    assert storage.stat(FILE) == first
+
+
+def test_lost_answers_of_the_rest(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    stat = put(storage, b"x", FILE)
+    lost = {"lose": True}
+    with gcs_fake.faults(lost):
+        assert storage.stat(FILE) == stat
+    with gcs_fake.faults(lost):
+        assert storage.update(stat, filename="new").metadata.filename == "new"
+    with gcs_fake.faults(lost):
+        storage.remove(FILE, expect=stat.version)
+    with gcs_fake.faults(lost):
+        assert storage.list() == []
+
+
+# --- bytes ------------------------------------------------------------------------------------------------------
+
+
+def test_cut_body_is_completed(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    data = noise(1_000_000)
+    reader = storage.open_content(put(storage, data, FILE))
+    with gcs_fake.faults({"cut": 300_000, **MEDIA}, {"cut": 0, **MEDIA}):
+        assert reader.pread(10, 900_000) == data[10:900_010]
+    ranges = [entry["range"] for entry in asked(gcs_fake, storage) if entry["range"]]
+    assert ranges == ["bytes=10-900009", "bytes=300010-900009", "bytes=300010-900009"]
+    shorter = {"substitute": ["(?s)^(.{1000}).*", r"\1"], **MEDIA}  # a whole answer, but of fewer bytes
+    with gcs_fake.faults(shorter):
+        assert reader.pread(0, 5000) == data[:5000]
+    with gcs_fake.faults({"cut": 5, "times": 99, **MEDIA}), pytest.raises(StorageUnavailable):
+        reader.pread(0, 1_000_000)
+
+
+def test_replaced_between_two_halves_of_a_body(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    reader = storage.open_content(put(storage, b"a" * 1_000_000, FILE))
+    other = GCSStorage(**gcs_fake.storage_options(storage.bucket_name))
+
+    def replace_meanwhile(_: float) -> None:
+        put(other, b"b" * 1_000_000, FILE)
+
+    storage._requests._sleep = replace_meanwhile
+    with gcs_fake.faults({"cut": 500_000, **MEDIA}), pytest.raises(VersionChanged):
+        reader.pread(0, 1_000_000)
+
+
+def test_damage_on_the_way_down_is_seen(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    put(storage, noise(1000), FILE)
+    composed = storage.bucket.blob(OTHER_FILE)  # it has no MD5, only a CRC32C
+    composed.compose([storage.bucket.blob(FILE)] * 2)
+    for file_id, data in ((FILE, noise(1000)), (OTHER_FILE, noise(1000) * 2)):
+        with gcs_fake.faults({"flip": True, **MEDIA}), pytest.raises(ContentDamaged, match=file_id):
+            storage.get(file_id).read()
+        assert storage.get(file_id).read() == data
+
+
+@pytest.mark.parametrize("data", [noise(1000), LARGE], ids=["small", "large"])
+def test_damage_on_the_way_up_is_refused(gcs_fake: FakeGcsServer, storage: GCSStorage, data: bytes) -> None:
+    put(storage, b"old", FILE)
+    fault = {"flip": True, **(UPLOAD if len(data) == 1000 else PIECES)}
+    with unchanged(storage), gcs_fake.faults(fault), pytest.raises(ContentDamaged):
+        put(storage, data, FILE)
+    assert gcs_fake.open_uploads(storage.bucket_name) == 0
+
+
+def test_what_a_server_stored_wrongly_is_taken_back(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    wrong = {"substitute": ['"crc32c": "[^"]*"', '"crc32c": "AAAAAA=="'], **UPLOAD}
+    with gcs_fake.faults(wrong), pytest.raises(ContentDamaged):
+        put(storage, b"x", FILE)
+    assert storage.list() == []
+
+
+# --- uploads in pieces ------------------------------------------------------------------------------------------
+
+
+def test_upload_goes_on_where_the_server_is(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    data = noise(2 * PIECE + 12_345)
+    with gcs_fake.faults({"lose": True, **PIECES}, {"status": 503, **PIECES}):
+        put(storage, data, FILE)
+    assert content_of(storage, FILE) == data
+    sent = sum(entry["size"] for entry in asked(gcs_fake, storage) if "upload_id" in entry["query"])
+    assert sent == len(data)  # nothing twice: the lost piece had arrived, the refused status was asked again
+
+
+def test_forgotten_upload_begins_again(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    gone = {"status": 410, **PIECES}
+    with gcs_fake.faults(gone):
+        put(storage, LARGE, FILE)
+    assert content_of(storage, FILE) == LARGE
+    with unchanged(storage), gcs_fake.faults(gone), pytest.raises(StorageUnavailable, match="forgot"):
+        storage.put(StreamContent(OneWay(LARGE)), METADATA, file_id=FILE)
+    with unchanged(storage), gcs_fake.faults(gone | {"times": 99}), pytest.raises(StorageUnavailable, match="forgot"):
+        put(storage, LARGE, FILE)
+
+
+def test_broken_off_upload_leaves_nothing(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    put(storage, b"old", FILE)
+    failing = StreamContent(OneWay(LARGE, fail_at=len(LARGE) - 10))
+    short = StreamContent(OneWay(LARGE), size=len(LARGE) + 1)
+    with unchanged(storage):
+        with pytest.raises(OSError, match="source is gone"):
+            storage.put(failing, METADATA, file_id=FILE)
+        with pytest.raises(DepotError, match="instead of"):
+            storage.put(short, METADATA, file_id=FILE)
+        with pytest.raises(DepotError, match="instead of"):
+            storage.put(StreamContent(OneWay(b"abc"), size=4), METADATA, file_id=FILE)
+        with gcs_fake.faults({"status": 503, "times": 99, "method": "PUT"}), pytest.raises(StorageUnavailable):
+            put(storage, LARGE, FILE)
+        with pytest.raises(TooLarge):
+            storage.put(StreamContent(OneWay(b""), size=(5 << 40) + 1), METADATA, file_id=FILE)
+    assert gcs_fake.open_uploads(storage.bucket_name) == 0
+
+
+def test_exactly_whole_pieces(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    data = noise(2 * PIECE)
+    for source in (BytesContent(data), StreamContent(OneWay(data)), BytesContent(data[:PIECE])):
+        stat = storage.put(source, METADATA, file_id=FILE)
+        assert content_of(storage, FILE) == data[: stat.size]
+    assert stat.size == PIECE
+    assert gcs_fake.open_uploads(storage.bucket_name) == 0
+
+
+def test_copy_in_many_steps(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    data = noise(1_000_000)
+    source = put(storage, data, FILE)
+    with gcs_fake.faults({"status": 503, "path": "rewriteTo"}, rewrite_step=300_000):
+        copy = storage.copy(source, OTHER_FILE, FileMetadata("copy", "a/b", 5), expect=ABSENT)
+    assert content_of(storage, copy) == data
+    assert copy.metadata == FileMetadata("copy", "a/b", 5)
+    assert sum("rewriteTo" in entry["path"] for entry in asked(gcs_fake, storage)) == 5
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------
+
+
+def test_messages_tell_no_secret(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    with gcs_fake.faults({"lose": True, "times": 99, **PIECES}), pytest.raises(StorageUnavailable) as raised:
+        put(storage, LARGE, FILE)
+    assert "upload_id" not in str(raised.value)  # who knows the URL of an upload may write to it
+    assert FILE in str(raised.value)
+
+
+def test_uploads_stay_at_the_endpoint() -> None:
+    requests = GcsRequests("http://ours:1", None, None, anonymous=True, timeout=1, attempts=1)
+    assert requests.own("https://elsewhere/upload/b?upload_id=1") == "http://ours:1/upload/b?upload_id=1"
+
+
+def test_public_read_needs_access_lists(gcs_fake: FakeGcsServer) -> None:
+    uniform = {"iamConfiguration": {"uniformBucketLevelAccess": {"enabled": True}}}
+    options = gcs_fake.storage_options(gcs_fake.new_bucket(**uniform))
+    with pytest.raises(ConfigurationError, match="public-read"):
+        GCSStorage(**options, policy="public-read").create(b"x")
+    assert GCSStorage(**options).list() == []
+    GCSStorage(**options, policy="private").create(b"x")
