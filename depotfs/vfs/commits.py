@@ -67,6 +67,7 @@ class Commits:
             except (AlreadyStored, VersionChanged) as error:
                 self._lost(node, dirty, error)
                 raise
+            self._unscratch(node)
 
     async def store(self, node: FileNode, dirty: Dirty, destination: Destination) -> FileStat:
         """As `commit`, to any place in the same storage; the node's lock is held. The node itself is not moved.
@@ -75,7 +76,7 @@ class Commits:
         """
         volume = node.volume
         self.pending.cancel(node)
-        await self._keep_hidden(node, destination.file_id)
+        await self.keep_hidden(node, destination.file_id)
         dirty.file.seal(self._target(node, dirty, destination), durable=False)
         dirty.written = False
         volume.disturb(destination.file_id)
@@ -143,7 +144,8 @@ class Commits:
         last = dirty.file.target
         expect = destination.base.version if destination.base else ABSENT
         # The same bytes on the same terms are the same commit, so that a repetition finds itself.
-        same = dirty.file.state is State.SEALED and (last.file_id, last.expect) == (destination.file_id, expect)
+        terms = (destination.file_id, expect, metadata.modified)
+        same = dirty.file.state is State.SEALED and (last.file_id, last.expect, last.modified) == terms
         return Target(
             storage=node.volume.name,
             identity=node.volume.remote.identity,
@@ -156,7 +158,7 @@ class Commits:
             commit=last.commit if same and last.commit else uuid.uuid4().hex,
         )
 
-    async def _keep_hidden(self, node: FileNode, file_id: FileId) -> None:
+    async def keep_hidden(self, node: FileNode, file_id: FileId) -> None:
         """A file that was renamed to a scratch name is about to be replaced in the storage: its bytes are kept."""
         hidden = node.volume.hidden.get(file_id)
         if hidden is None or hidden is node:
@@ -180,10 +182,10 @@ class Commits:
         hidden.dirty.changed = True
         self.defer(hidden, name)
 
-    def defer(self, node: FileNode, name: str | None, *, durable: bool = False, delay: float | None = None) -> None:
-        """The bytes are journalled and are committed after `delay` seconds (None: the storage's scratch delay)."""
-        self.seal(node, name, durable=durable)
-        self.pending.schedule(node, node.volume.options.scratch_delay if delay is None else delay)
+    def defer(self, node: FileNode, name: str | None) -> None:
+        """The bytes are journalled, and are committed after the storage's scratch delay."""
+        self.seal(node, name, durable=False)
+        self.pending.schedule(node, node.volume.options.scratch_delay)
 
     def seal(self, node: FileNode, name: str | None, *, durable: bool) -> None:
         """The bytes are promised to land where the node is now; if `durable`, after a loss of power too."""
@@ -204,7 +206,6 @@ class Commits:
             return True
         try:
             await self.commit(node)
-            self._unscratch(node)
         except (DepotError, OSError):
             return node.dirty is None  # said in the log where it failed
         node.volume.settle(node)
@@ -214,7 +215,7 @@ class Commits:
     def _unscratch(node: FileNode) -> None:
         """A scratch file that was stored is a stored file like any other."""
         volume = node.volume
-        if node.scratch is None or node.dirty is not None or volume.scratch.get(node.scratch) is not node:
+        if node.scratch is None:
             return
         del volume.scratch[node.scratch]
         node.scratch = None

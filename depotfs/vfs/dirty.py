@@ -58,8 +58,6 @@ class Dirty:
 
     def touch(self, modified: int) -> None:
         """It will be stored with that time (seconds since the epoch)."""
-        if self.file.state is State.SEALED:
-            self.file.reopen()  # what was promised had another time
         self.modified = modified
         self.changed = True
 

@@ -256,12 +256,9 @@ class DepotFilesystem:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable and node.volume.options.read_only:
             raise ReadOnly(f"{node.volume.name} is mounted read-only")
-        node.opening += 1
-        try:
+        with node.volume.pinned(node):
             await self._prepare_open(node, truncate=writable and bool(flags & os.O_TRUNC))
             node.handles += 1
-        finally:
-            node.opening -= 1
         handle = FileHandle(node, writable=writable)
         handle.changed = writable and bool(flags & os.O_TRUNC)
         return self._handles.add(handle)
@@ -356,6 +353,8 @@ class DepotFilesystem:
         async with node.lock:
             file_id = node.file_id
             await self.commits.detach_hidden(node)
+            if file_id in volume.nodes:  # made again already: what is stored is that one's to replace
+                return
             volume.disturb(file_id)
             await volume.remote.remove(file_id)
             volume.disturb(file_id)
@@ -389,7 +388,7 @@ class DepotFilesystem:
             elif not dirty.changed:
                 dirty.drop()
                 node.dirty = None
-        if node.reading is not None and not node.opening:
+        if node.reading is not None and not node.pins:
             node.reading.close()
             node.reading = None
         node.volume.settle(node)
@@ -442,7 +441,8 @@ class DepotFilesystem:
                 directory.name, node.file_id, pid,
             )  # fmt: skip
             raise NotPermitted(f"{volume.name}/{node.file_id} was used by its plain name by the same process group")
-        await self._removals.unlink(node)
+        with volume.pinned(node):
+            await self._removals.unlink(node)
         self._forget_names(node, but=(directory.node_id, name))
 
     async def rename(

@@ -9,7 +9,7 @@ import trio
 
 from depotfs.catalog import Catalog
 from depotfs.remote.remote import RemoteListing
-from depotfs.types import FileEntry
+from depotfs.types import FileEntry, FileId
 from depotfs.vfs.exact import ExactAhead
 from depotfs.vfs.nodes import FileNode
 from depotfs.vfs.volume import Volume
@@ -71,8 +71,9 @@ class Listing:
                 name, node = self._own.pop()
                 if entry is not None and entry.file_id.encode() == name:
                     self._next_entry += 1
-                if self._is_there(name, node):
-                    return name, node
+                there = await self._still(name, node)
+                if there is not None:
+                    return name, there
                 continue
             if entry is None:
                 return None
@@ -81,9 +82,16 @@ class Listing:
             if found is not None:
                 return entry.file_id.encode(), found
 
-    def _is_there(self, name: bytes, node: FileNode) -> bool:
+    async def _still(self, name: bytes, node: FileNode) -> FileNode | None:
+        """The node that this name, known to this mount when the listing began, leads to now."""
         volume = self.volume
-        return volume.scratch.get(name) is node or volume.nodes.get(node.file_id) is node
+        if volume.scratch.get(name) is node:
+            return node
+        file_id = FileId(name.decode())
+        if file_id in volume.nodes or file_id in volume.hidden or file_id not in self._question.disturbed:
+            return volume.nodes.get(file_id)
+        stat = await volume.ask(file_id)  # committed meanwhile, and forgotten
+        return volume.adopt(stat) if stat is not None else None
 
     async def _peek(self) -> FileEntry | None:
         while self._next_entry >= len(self._page):
@@ -111,6 +119,8 @@ class Listing:
         volume = self.volume
         if entry.file_id in volume.hidden and entry.file_id not in volume.nodes:
             return None
+        if any(node.file_id == entry.file_id for node in volume.scratch.values()):
+            return None  # just being committed: it is listed by its scratch name
         if entry.file_id not in self._question.disturbed:
             return volume.adopt_entry(entry, self._seen)
         # This mount changed it after the page was made: the entry is worth nothing.

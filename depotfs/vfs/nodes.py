@@ -42,6 +42,28 @@ class Life(enum.Enum):
     """Replaced or deleted in the storage by somebody else."""
 
 
+class NodeLock:
+    """trio's lock, but free it is taken without giving other tasks a turn: most requests never share a node."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+
+    async def __aenter__(self) -> None:
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def locked(self) -> bool:
+        """Whether anybody has it."""
+        return self._lock.locked()
+
+
 class FileNode:
     """One life of a file.
 
@@ -53,7 +75,7 @@ class FileNode:
         scratch: the scratch name under which it is reachable (then not by its file id), None for all others.
         dirty: changed bytes that the storage does not have yet.
         reading: the open content of `stat`, while handles are open.
-        lookups: the kernel's references; handles: open files.
+        lookups: the kernel's references; handles: open files; pins: calls that are at work with it.
         names: the (directory, name) pairs under which the kernel may have cached it.
         groups: process groups that used it by its plain name.
         lock: taken by whoever changes what the storage has of this file. Order: node locks by node id, then nothing.
@@ -61,7 +83,7 @@ class FileNode:
 
     __slots__ = (
         "dirty", "entry", "file_id", "fresh_until", "groups", "handles", "ino", "life", "lock", "lookups", "names",
-        "node_id", "opening", "reading", "scratch", "stat", "volume",
+        "node_id", "pins", "reading", "scratch", "stat", "volume",
     )  # fmt: skip
 
     def __init__(self, volume: Volume, file_id: FileId) -> None:
@@ -78,10 +100,10 @@ class FileNode:
         self.life = Life.LIVE
         self.lookups = 0
         self.handles = 0
-        self.opening = 0
+        self.pins = 0
         self.names: set[tuple[InodeNo, bytes]] = set()
         self.groups: set[int] = set()
-        self.lock = trio.Lock()
+        self.lock = NodeLock()
 
     def move_to(self, file_id: FileId) -> None:
         """It is known by that id from now on; the node id stays, as the kernel's entry does."""
@@ -103,9 +125,14 @@ class FileNode:
         return self.stat is not None or self.entry is not None
 
     @property
+    def base(self) -> FileStat | None:
+        """What the storage has under this id now, as far as known: what a commit of other content would replace."""
+        return self.stat if self.stat is not None or self.dirty is None else self.dirty.base
+
+    @property
     def idle(self) -> bool:
         """Whether nobody needs this object: it can be made anew from the storage."""
-        return not (self.lookups or self.handles or self.opening or self.dirty or self.scratch)
+        return not (self.lookups or self.handles or self.pins or self.dirty or self.scratch)
 
     def __repr__(self) -> str:
         state = "dirty" if self.dirty else "clean"

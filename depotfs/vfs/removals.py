@@ -23,8 +23,7 @@ class Removals:
         async with node.lock:
             if node.life is not Life.LIVE:
                 return
-            # A scratch name whose id was made again: the storage has the new file under it, not this one.
-            if node.stored and not (node.scratch is not None and volume.nodes.get(node.file_id) is not None):
+            if (node.stored or node.base is not None) and not volume.needed_by_another(node, node.file_id):
                 await self._writing.preserve(node)
                 volume.disturb(node.file_id)
                 try:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from functools import partial
+
+import trio
 
 from depotfs.errors import AlreadyStored, DepotError, FileNotStored, InvalidName, VersionChanged
 from depotfs.types import ABSENT, FileId
@@ -32,37 +35,49 @@ class Renames:
             replace: an existing `new` is replaced; else AlreadyStored.
         Raises: FileNotStored, InvalidName, and what commits, copies and removals raise.
         """
+        async with volume.renaming:
+            return await self._rename(volume, old, new, replace=replace)
+
+    async def _rename(
+        self, volume: Volume, old: bytes, new: bytes, *, replace: bool
+    ) -> tuple[FileNode, FileNode | None]:
         source = await tree.find(volume, old)
         if source is None:
             raise FileNotStored(f"{volume.name}/{old!r} does not exist")
+        with volume.pinned(source):
+            return source, await self._rename_node(source, new, replace=replace)
+
+    async def _rename_node(self, source: FileNode, new: bytes, *, replace: bool) -> FileNode | None:
+        volume = source.volume
         name = volume.rules.parse(new)
         if not name.ids:
             raise InvalidName(f"{name.text} is an id in another spelling than it is stored")
         target = await tree.find(volume, new)
         if target is source:
-            return source, None
+            return None
         if target is not None and not replace:
             raise AlreadyStored(f"{volume.name}/{name.text} exists")
-        if target is not None:
-            await tree.refresh(target)
-        source.opening += 1  # it is not forgotten meanwhile
-        try:
+        with volume.pinned(target):
+            if target is not None:
+                await tree.refresh(target)
             if name.kind is Kind.SCRATCH and not (target is not None and target.scratch is None):
                 await self._to_scratch(source, new, name, target)
             else:
                 await self._to_stored(source, name, target, replace=replace)
-        finally:
-            source.opening -= 1
-        return source, target
+        return target
 
     # --- to a scratch name -----------------------------------------------------------------------------------------
 
     async def _to_scratch(self, source: FileNode, raw: bytes, name: Name, target: FileNode | None) -> None:
-        volume = source.volume
         if source.dirty is not None and source.dirty.base is not None and source.scratch is None:
             await self._commits.commit(source)
         if target is not None:
             await self._removals.unlink(target)
+        async with source.lock:  # a commit to where it was has ended
+            self._call_scratch(source, raw, name)
+
+    def _call_scratch(self, source: FileNode, raw: bytes, name: Name) -> None:
+        volume = source.volume
         if source.scratch is not None:
             del volume.scratch[source.scratch]
         elif volume.nodes.get(source.file_id) is source:
@@ -74,6 +89,7 @@ class Renames:
             volume.hidden[source.file_id] = source
             return
         source.move_to(name.ids[0])
+        self._commits.pending.cancel(source)
         if source.dirty is not None and source.handles:
             self._commits.retarget(source, name.text)
         elif source.dirty is not None:
@@ -82,29 +98,36 @@ class Renames:
     # --- to an id or a plain name ----------------------------------------------------------------------------------
 
     async def _to_stored(self, source: FileNode, name: Name, target: FileNode | None, *, replace: bool) -> None:
-        volume = source.volume
-        hidden = None if target is not None else _hidden(volume, name)
-        if hidden is not None and hidden is source:
-            _unhide(source)
+        """Lock order: the target's, then the source's; a commit of the target may be waiting for a hidden source."""
+        if target is None:
+            await self._replace(source, name, None, replace=replace)
             return
-        if target is not None:
-            async with target.lock:
-                await self._writing.preserve(target)
-        base = target.stat if target is not None else hidden.stat if hidden is not None else None
-        file_id = target.file_id if target is not None else hidden.file_id if hidden is not None else name.ids[0]
-        called = name.text if name.kind is not Kind.ID else None
-        if volume.options.background and source.dirty is not None and not source.stored:
-            self._take_place(source, target, file_id)
-            source.dirty.base = base
-            self._commits.defer(source, called, durable=True, delay=0)
-            return
-        async with source.lock:
+        async with target.lock:
             try:
-                await self._move_again(source, Destination(file_id, base, called), replace=replace)
+                await self._writing.preserve(target)
+                await self._replace(source, name, target, replace=replace)
             except BaseException:
-                if target is not None:
-                    self._writing.give_back(target)
+                self._writing.give_back(target)
                 raise
+
+    async def _replace(self, source: FileNode, name: Name, target: FileNode | None, *, replace: bool) -> None:
+        volume = source.volume
+        hidden = next((volume.hidden[file_id] for file_id in name.ids if file_id in volume.hidden), None)
+        replaced = target if target is not None else hidden
+        file_id = replaced.file_id if replaced is not None else name.ids[0]
+        base = replaced.base if replaced is not None else None
+        called = name.text if name.kind is not Kind.ID else None
+        async with source.lock:
+            if hidden is source and file_id == source.file_id:
+                pass  # it gets its own id back: nothing ever happened in the storage
+            elif volume.options.background and source.dirty is not None and source.base is None:
+                self._take_place(source, target, file_id)
+                source.dirty.base = base
+                await trio.to_thread.run_sync(partial(self._commits.seal, source, called, durable=True))
+                self._commits.pending.schedule(source, 0)
+                return
+            else:
+                await self._move_again(source, Destination(file_id, base, called), replace=replace)
             self._take_place(source, target, file_id)
 
     async def _move_again(self, source: FileNode, destination: Destination, *, replace: bool) -> None:
@@ -122,7 +145,7 @@ class Renames:
 
     async def _move(self, source: FileNode, destination: Destination) -> None:
         """The storage has the source's content under the destination's id, and nothing under its own."""
-        volume, own = source.volume, source.stat
+        volume, own = source.volume, source.base
         dirty = source.dirty
         if dirty is not None and dirty.changed:
             try:
@@ -133,7 +156,7 @@ class Renames:
                 raise
         else:
             await self._copy(source, destination)
-        if own is None or own.file_id == destination.file_id:
+        if own is None or own.file_id == destination.file_id or volume.needed_by_another(source, own.file_id):
             return
         volume.disturb(own.file_id)
         try:
@@ -149,6 +172,7 @@ class Renames:
     async def _copy(self, source: FileNode, destination: Destination) -> None:
         volume = source.volume
         await tree.refresh_locked(source)
+        await self._commits.keep_hidden(source, destination.file_id)
         assert source.stat is not None
         volume.disturb(destination.file_id)
         try:
@@ -161,9 +185,8 @@ class Renames:
             )
         finally:
             volume.disturb(destination.file_id)
-        await self._writing.preserve(source)
-        if source.reading is not None and source.dirty is None and not volume.remote.inline:
-            source.reading.close()
+        if source.reading is not None and source.reading.fd is None:
+            source.reading.close()  # the same bytes are read from where they are now
             source.reading = None
         volume.know(source, stat)
 
@@ -180,16 +203,3 @@ class Renames:
             source.scratch = None
         source.move_to(file_id)
         volume.nodes[file_id] = source
-
-
-def _hidden(volume: Volume, name: Name) -> FileNode | None:
-    return next((volume.hidden[file_id] for file_id in name.ids if file_id in volume.hidden), None)
-
-
-def _unhide(node: FileNode) -> None:
-    """It gets its own id back: nothing ever happened in the storage."""
-    volume = node.volume
-    assert node.scratch is not None
-    del volume.hidden[node.file_id], volume.scratch[node.scratch]
-    node.scratch = None
-    volume.nodes[node.file_id] = node

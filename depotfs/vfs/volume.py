@@ -12,7 +12,7 @@ import trio
 from depotfs.remote.remote import Remote
 from depotfs.types import FileEntry, FileId, FileStat
 from depotfs.vfs.names import NameRules
-from depotfs.vfs.nodes import FileNode, Life, NodeTable
+from depotfs.vfs.nodes import FileNode, Life, NodeLock, NodeTable
 from depotfs.vfs.options import VolumeOptions
 
 _MOST_ABSENT = 10_000
@@ -37,6 +37,7 @@ class Volume:
         nodes: the live node of each file id that is known.
         hidden: files renamed to a scratch name, by the id under which the storage still has them: their id is free
             for a new file, their content is reached by the scratch name.
+        renaming: held by a rename, so that two never wait for each other's nodes.
         scratch: nodes reachable by a scratch name only.
     """
 
@@ -51,6 +52,7 @@ class Volume:
         self.nodes: dict[FileId, FileNode] = {}
         self.hidden: dict[FileId, FileNode] = {}
         self.scratch: dict[bytes, FileNode] = {}
+        self.renaming = NodeLock()
         self.mtime_ns = time.time_ns()
         self._questions: set[Question] = set()
         self._stats: dict[FileId, StatRequest] = {}
@@ -81,6 +83,8 @@ class Volume:
 
         An answer that a change of this mount overtook is asked for again.
         """
+        if self.remote.inline:
+            return await self.remote.find(file_id)  # answered at once: nothing can overtake it
         while True:
             request = self._stats.get(file_id)
             if request is None:
@@ -184,6 +188,28 @@ class Volume:
         if self.nodes.get(node.file_id) is node:
             del self.nodes[node.file_id]
         self.table.drop(node)
+
+    def needed_by_another(self, node: FileNode, file_id: FileId) -> bool:
+        """Whether what the storage has under that id is also another file's.
+
+        A file that was renamed to a scratch name, or one that was made under its id since and will replace it.
+        """
+        others = (self.nodes.get(file_id), self.hidden.get(file_id))
+        return any(other is not None and other is not node for other in others)
+
+    @contextmanager
+    def pinned(self, *nodes: FileNode | None) -> Iterator[None]:
+        """While inside, these nodes are not forgotten."""
+        for node in nodes:
+            if node is not None:
+                node.pins += 1
+        try:
+            yield
+        finally:
+            for node in nodes:
+                if node is not None:
+                    node.pins -= 1
+                    self.settle(node)
 
     def unsaved(self) -> Iterable[FileNode]:
         """Nodes that a listing of the storage may lack though they exist here."""

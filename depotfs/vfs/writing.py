@@ -134,8 +134,7 @@ class Writing:
         offset = 0
         while offset < size:
             data = await reading.read(offset, min(_PIECE, size - offset))
-            file.pwrite(data, offset)
-            offset += len(data)
+            offset += file.pwrite(data, offset)
 
 
 def _copy(source: int, target: int, size: int) -> None:

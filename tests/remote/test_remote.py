@@ -1,0 +1,96 @@
+"""A storage as seen from trio."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+
+import pytest
+import trio
+
+from depotfs.errors import FileNotStored, StorageUnavailable
+from depotfs.io.content import BytesContent
+from depotfs.io.memory import MemoryFileStorage
+from depotfs.remote.remote import Remote
+from depotfs.types import FileEntry, FileId, FileMetadata, FileStat
+
+ID = FileId("590f20fd-d941-5e6d-b65e-8496d7f4da20")
+
+
+class FarStorage(MemoryFileStorage):
+    """Memory behind a line that can fail or hang; not inline, so that threads are used."""
+
+    inline = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: list[Exception] = []
+        self.hang: threading.Event | None = None
+        self.calls = 0
+
+    def _line(self) -> None:
+        self.calls += 1
+        if self.hang is not None:
+            self.hang.wait(10)
+        if self.failures:
+            raise self.failures.pop(0)
+
+    def stat(self, file_id: FileId) -> FileStat:
+        self._line()
+        return super().stat(file_id)
+
+    def pages(self, after: str = "") -> Iterator[Sequence[FileEntry]]:
+        for page in super().pages(after):
+            for entry in page:
+                self._line()
+                yield [entry]
+
+
+def stored(storage: MemoryFileStorage, count: int = 1) -> list[str]:
+    ids = [FileId(f"590f20fd-d941-5e6d-b65e-8496d7f4da2{n:x}") for n in range(count)]
+    for file_id in ids:
+        storage.put(BytesContent(b"x"), FileMetadata("x", "text/plain", 0), file_id=file_id)
+    return list(ids)
+
+
+def test_transient_errors_are_repeated() -> None:
+    storage = FarStorage()
+    stored(storage)
+    storage.failures = [StorageUnavailable("first"), StorageUnavailable("second")]
+    stat = trio.run(Remote(storage, deadline=30).stat, FileId(stored(storage)[0]))
+    assert stat.size == 1
+    assert storage.calls == 3
+
+
+def test_other_errors_are_not() -> None:
+    storage = FarStorage()
+    assert trio.run(Remote(storage, deadline=30).find, ID) is None
+    with pytest.raises(FileNotStored):
+        trio.run(Remote(storage, deadline=30).stat, ID)
+    assert storage.calls == 2
+
+
+def test_a_question_is_abandoned_at_its_deadline() -> None:
+    storage = FarStorage()
+    storage.hang = threading.Event()
+    try:
+        with pytest.raises(StorageUnavailable, match="did not answer"):
+            trio.run(Remote(storage, deadline=0.05).stat, ID)
+    finally:
+        storage.hang.set()
+
+
+def test_a_listing_goes_on_after_a_page_that_failed() -> None:
+    storage = FarStorage()
+    ids = stored(storage, 5)
+
+    async def listed() -> list[str]:
+        listing = Remote(storage, deadline=30).listing()
+        found: list[str] = []
+        while (page := await listing.next_page()) is not None:
+            found += [entry.file_id for entry in page]
+            if len(found) == 2:
+                storage.failures = [StorageUnavailable("line cut")]
+        return found
+
+    assert trio.run(listed) == ids

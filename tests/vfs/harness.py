@@ -1,0 +1,148 @@
+"""A façade without a kernel: what the kernel would do is done by the test, in the same trio run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from depotfs.cache import BlockCache
+from depotfs.catalog import Catalog
+from depotfs.io.interfaces import FileStorage
+from depotfs.io.memory import MemoryFileStorage
+from depotfs.remote.remote import Remote
+from depotfs.spool import Spool
+from depotfs.types import InodeNo
+from depotfs.vfs.attr import Attr
+from depotfs.vfs.filesystem import DepotFilesystem
+from depotfs.vfs.nodes import ROOT, NodeTable
+from depotfs.vfs.options import VolumeOptions
+from depotfs.vfs.volume import Volume
+
+
+class FarMemory(MemoryFileStorage):
+    """Memory that is asked from worker threads and read through the cache, as a server is."""
+
+    inline = False
+
+
+class Notes:
+    """What the kernel was told to drop."""
+
+    def __init__(self) -> None:
+        self.gone: list[tuple[int, bytes]] = []
+
+    def entry_gone(self, directory: InodeNo, name: bytes) -> None:
+        self.gone.append((directory, name))
+
+
+class Tree:
+    """A mounted tree of one storage, `docs`, with the alias `d`.
+
+    Attributes:
+        fs: the façade; directory: node id of the storage's directory.
+    """
+
+    def __init__(self, fs: DepotFilesystem, volume: Volume, spool: Spool, notes: Notes) -> None:
+        self.fs = fs
+        self.volume = volume
+        self.spool = spool
+        self.notes = notes
+        self.directory = InodeNo(0)
+
+    async def lookup(self, name: str) -> Attr:
+        return await self.fs.lookup(self.directory, name.encode(), 0)
+
+    async def open(self, name: str, flags: int = os.O_RDONLY) -> int:
+        attr = await self.lookup(name)
+        try:
+            return await self.fs.open(attr.node_id, flags)
+        finally:
+            self.fs.forget(attr.node_id, 1)
+
+    async def create(self, name: str, flags: int = os.O_RDWR | os.O_CREAT) -> int:
+        fh, attr = await self.fs.create(self.directory, name.encode(), flags, 0)
+        self.fs.forget(attr.node_id, 1)
+        return fh
+
+    async def close(self, fh: int) -> None:
+        try:
+            await self.fs.flush(fh)
+        finally:
+            await self.fs.release(fh)
+
+    async def write_file(self, name: str, data: bytes) -> None:
+        """As `cp` would: created or truncated, written, closed."""
+        try:
+            fh = await self.open(name, os.O_WRONLY | os.O_TRUNC)
+        except FileNotFoundError:
+            fh = await self.create(name)
+        await self.fs.write(fh, 0, data)
+        await self.close(fh)
+
+    async def read_file(self, name: str) -> bytes:
+        fh = await self.open(name)
+        try:
+            return await self.read_all(fh)
+        finally:
+            await self.close(fh)
+
+    async def read_all(self, fh: int) -> bytes:
+        data = b""
+        while piece := bytes(await self.fs.read(fh, len(data), 1 << 20)):
+            data += piece
+        return data
+
+    async def list(self) -> list[str]:
+        """Names, a few at a time as the kernel asks for them."""
+        names: list[str] = []
+        fh = await self.fs.opendir(self.directory)
+        taken: list[int] = []
+
+        def take(name: bytes, attr: Attr, following: int) -> bool:
+            if len(taken) == 3:
+                return False
+            names.append(name.decode())
+            taken.append(attr.node_id)
+            return True
+
+        while True:
+            await self.fs.readdir(fh, len(names), take)
+            if not taken:
+                break
+            for node_id in taken:
+                self.fs.forget(node_id, 1)
+            taken.clear()
+        await self.fs.releasedir(fh)
+        return names
+
+
+@asynccontextmanager
+async def mounted(storage: FileStorage, directory: Path, options: VolumeOptions | None = None) -> AsyncIterator[Tree]:
+    """The tree serves while inside; deferred commits are made at the end."""
+    options = options or VolumeOptions()
+    table = NodeTable()
+    spool = Spool(str(directory / "spool"))
+    spool.open()
+    catalog = Catalog(str(directory / "catalog"))
+    catalog.open()
+    volume = Volume("docs", Remote(storage, deadline=10), options, table)
+    notes = Notes()
+    fs = DepotFilesystem(
+        [volume], {"d": "docs"}, table,
+        spool=spool, cache=BlockCache(8 << 20), catalog=catalog, notifier=notes, options=options,
+    )  # fmt: skip
+    tree = Tree(fs, volume, spool, notes)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(fs.run)
+            tree.directory = (await fs.lookup(ROOT, b"docs", 0)).node_id
+            yield tree
+            await fs.drain()
+            nursery.cancel_scope.cancel()
+    finally:
+        catalog.close()
+        spool.close()
