@@ -1,0 +1,115 @@
+"""The connection of a GridFS storage: what its URI says, and a client per process, made when first needed."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import pymongo.errors
+import pymongo.uri_parser
+from bson.codec_options import CodecOptions, DatetimeConversion
+from pymongo import ASCENDING, MongoClient, ReadPreference
+from pymongo.collection import Collection
+from pymongo.write_concern import WriteConcern
+
+from depotfs.errors import ConfigurationError
+from depotfs.io.gridfs_documents import Document
+
+_DEFAULTS = {"serverSelectionTimeoutMS": 10_000, "connectTimeoutMS": 10_000, "socketTimeoutMS": 60_000}
+"""Milliseconds, where the URI says nothing: pymongo's own would wait 30 s for a server and forever for an answer."""
+_CODEC: CodecOptions[Document] = CodecOptions(
+    tz_aware=False,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # a date outside of the years 1 to 9999 breaks no listing
+    unicode_decode_error_handler="replace",  # nor does a broken string
+)
+
+
+class Target:
+    """What a MongoDB URI names. Sends nothing, asks no name server.
+
+    Attributes:
+        uri: as given; hosts: "host:port,host:port" in lower case, sorted, no credentials; database: its name.
+
+    Raises:
+        ConfigurationError: no MongoDB URI, no database in it, or writes that nobody acknowledges.
+    """
+
+    def __init__(self, uri: str) -> None:
+        if not isinstance(uri, str) or not uri.startswith(("mongodb://", "mongodb+srv://")):
+            raise ConfigurationError("mongouri must begin with mongodb:// or mongodb+srv://")
+        split = urlsplit(uri)
+        self.uri = uri
+        self.hosts = ",".join(sorted(unquote(split.netloc.rpartition("@")[2]).lower().split(",")))
+        self.database = unquote(split.path.lstrip("/")).partition(".")[0]
+        self.options = {name.lower(): value for name, value in parse_qsl(split.query)}
+        if not self.database:
+            raise ConfigurationError(f"mongouri names no database: mongodb://{self.hosts}/DATABASE is wanted")
+        if self.options.get("w") == "0":
+            raise ConfigurationError("mongouri says w=0: writes that nobody acknowledges cannot be conditional")
+        if split.scheme == "mongodb":
+            try:
+                pymongo.uri_parser.parse_uri(uri, validate=True, warn=False)
+            except (pymongo.errors.PyMongoError, ValueError) as error:
+                raise ConfigurationError(f"mongouri is wrong: {error}") from None
+
+    def client(self) -> MongoClient[Document]:
+        """A client that has not connected yet."""
+        given = {name for name in _DEFAULTS if name.lower() in self.options}
+        if "timeoutms" in self.options:  # one limit for each whole call: it takes the place of the socket's
+            given.add("socketTimeoutMS")
+        limits: dict[str, Any] = {name: value for name, value in _DEFAULTS.items() if name not in given}
+        return MongoClient(self.uri, connect=False, appname="depotfs", **limits)
+
+
+class Collections:
+    """The two collections of one GridFS, in one process.
+
+    Attributes:
+        files: files documents; chunks: chunk documents;
+        deciding: `files`, read at the primary; what is written there is on the server's disk, with all that was
+            written before it, when the write returns.
+    """
+
+    def __init__(self, target: Target, name: str) -> None:
+        self.client = target.client()
+        database = self.client.get_database(target.database, codec_options=_CODEC)
+        self.files: Collection[Document] = database[name]["files"]
+        self.chunks: Collection[Document] = database[name]["chunks"]
+        concern = self.files.write_concern
+        if not {"journal", "j"} & target.options.keys():
+            # A standalone server, killed, would else lose up to 100 ms of what it had acknowledged.
+            concern = WriteConcern(**{**concern.document, "j": True})
+        self.deciding = self.files.with_options(write_concern=concern, read_preference=ReadPreference.PRIMARY)
+        self._indexed = False
+
+    def ensure_indexes(self) -> None:
+        """GridFS's two indexes exist; asked of the server once."""
+        if not self._indexed:
+            self.chunks.create_index([("files_id", ASCENDING), ("n", ASCENDING)], unique=True)
+            self.files.create_index([("filename", ASCENDING), ("uploadDate", ASCENDING)])
+            self._indexed = True
+
+
+class Connection:
+    """Hands out `Collections`; after a fork the child gets its own, and the parent's stay untouched."""
+
+    def __init__(self, target: Target, name: str) -> None:
+        self._target, self._name = target, name
+        self._by_process: dict[int, Collections] = {}
+
+    def collections(self) -> Collections:
+        """Those of this process. No lock: one that a fork copied while it was held would hang the child."""
+        process = os.getpid()
+        found = self._by_process.get(process)
+        if found is None:
+            made = Collections(self._target, self._name)
+            found = self._by_process.setdefault(process, made)  # atomic: one of several threads wins
+            if found is not made:
+                made.client.close()
+        return found
+
+    def close(self) -> None:
+        """This process's connections are closed."""
+        if found := self._by_process.pop(os.getpid(), None):
+            found.client.close()
