@@ -69,7 +69,7 @@ class StoredFile(io.IOBase):
         last_modified: datetime | None = None,
         content_length: int | None = None,
     ) -> None:
-        super().__init__()
+        io.IOBase.__init__(self)  # not super: a subclass may have filedepot's StoredFile for a second base
         self.file_id = file_id
         self.filename = filename
         self.content_type = content_type
@@ -332,9 +332,11 @@ class FileStorage(ABC):
         """
         if expect is not ANY:
             try:
-                check_expected(self, file_id, expect)
+                found = self.stat(file_id)
             except FileNotStored:
                 return
+            if expect not in (PRESENT, found.version):
+                raise VersionChanged(f"File {file_id} was replaced in {self.identity()}")
         self.delete(file_id)
 
     # --- what these defaults are made of ---------------------------------------------------------------------

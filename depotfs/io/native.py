@@ -7,15 +7,14 @@ of rules for names, types and times.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from depotfs.errors import ContentDamaged, FileNotStored, VersionChanged
 from depotfs.io import utils
+from depotfs.io.checksums import ALGORITHMS, Checksums
 from depotfs.io.content import Content
 from depotfs.io.ids import IdForm, canonical, is_canonical, new_uuid
 from depotfs.io.interfaces import ContentReader, FileStorage, StoredFile
@@ -33,8 +32,6 @@ class NativeStorage(FileStorage):
 
     id_form: ClassVar[IdForm] = IdForm.UUID
     conditional = True
-    presign_seconds: float | None = None
-    """For how long a `public_url` is good once it was made; None: it is a plain one, good for ever."""
 
     # --- what a backend implements; obligations in FileStorage -----------------------------------------------
 
@@ -100,12 +97,19 @@ class NativeStorage(FileStorage):
             return self._replace_by_itself(file_id, content, filename, content_type)
         source, name, kind = utils.detect(content, filename, content_type)
         accepted = utils.as_content(source)  # before anything is asked of the server
-        expect: Expected = PRESENT
-        if name is None or kind is None:
+        if name is not None and kind is not None:
+            return self.store(accepted, FileMetadata(name, kind, _now()), file_id=file_id, expect=PRESENT)
+        while True:
             existing = self.stat(file_id)
-            name, kind = name or existing.metadata.filename, kind or existing.metadata.content_type
+            old = existing.metadata
+            metadata = FileMetadata(name or old.filename, kind or old.content_type, _now())
             expect = existing.version if self.conditional else PRESENT
-        return self.store(accepted, FileMetadata(name, kind, _now()), file_id=file_id, expect=expect)
+            try:
+                return self.store(accepted, metadata, file_id=file_id, expect=expect)
+            except VersionChanged:
+                # Somebody else replaced it in between: what is kept is then that one's name and type.
+                if not accepted.restart():
+                    raise
 
     def _replace_by_itself(self, file_id: FileId, file: Any, filename: str | None, content_type: str | None) -> str:
         source, name, kind = utils.fileinfo(file, filename, content_type)
@@ -290,17 +294,10 @@ class _Checksum:
 
     @classmethod
     def of(cls, stored: str) -> _Checksum | None:
-        algorithm, _, expected = stored.partition(":")
-        if algorithm in ("md5", "sha1", "sha256"):
-            h = hashlib.new(algorithm, usedforsecurity=False)
-            return cls(h.update, h.hexdigest, expected)
-        if algorithm == "crc32":
-            state = [0]
-
-            def add(data: bytes) -> None:
-                state[0] = zlib.crc32(data, state[0])
-
-            return cls(add, lambda: f"{state[0]:08x}", expected)
+        algorithm = stored.partition(":")[0]
+        if algorithm in ALGORITHMS:
+            running = Checksums([algorithm])
+            return cls(running.add, lambda: running.values()[algorithm], stored)
         return None
 
     def add(self, offset: int, data: bytes, size: int) -> bool:
