@@ -70,6 +70,7 @@ class Daemon:
             notifier=KernelNotifier(),
             options=volume_options(settings.mount),
         )
+        self._volumes = volumes
         self._recovery = Recovery(volumes, self._filesystem.commits)
         self._held_before = 0
         options = {"allow_other"} if settings.allow_other else set()
@@ -88,6 +89,8 @@ class Daemon:
                         self._session.close()
             finally:
                 self._catalog.close()
+                for volume in self._volumes:
+                    volume.remote.storage.close()
             return self._outcome()
 
     @contextmanager

@@ -1,0 +1,32 @@
+"""`depotfs config check`: says whether a configuration is right."""
+
+from __future__ import annotations
+
+import argparse
+
+from depotfs.cli.arguments import Subparsers
+from depotfs.daemon import config
+from depotfs.daemon.exits import Exit
+
+
+def add_parser(commands: Subparsers) -> None:
+    """`config check` is a command."""
+    text = "look at a configuration"
+    group = commands.add_parser("config", help=text, description=text)
+    subcommands = group.add_subparsers(required=True, metavar="WHAT")
+    text = "name every mistake in it with file and line; no storage is asked for anything"
+    parser = subcommands.add_parser("check", help=text, description=text)
+    parser.add_argument("file", metavar="FILE", nargs="?", help="otherwise the one that mount would take")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints what is configured. ConfigurationError with the mistakes."""
+    path = config.find_config(arguments.file)
+    settings = config.load(path)
+    print(f"{path}: no mistakes" if path else "no configuration: the embedded one is used")
+    for storage in settings.storages:
+        print(f"  {storage.name}: {storage.backend}{' (default)' if storage.name == settings.default else ''}")
+    for alias, target in settings.aliases.items():
+        print(f"  {alias} -> {target}")
+    return Exit.OK

@@ -1,0 +1,321 @@
+"""Config: from a YAML file to `Settings`, or to every mistake in it at once.
+
+A mistake reads `file:line: key: what was expected`. Nothing but the file and the classes that it names
+is looked at: no storage is asked for anything.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+import yaml
+
+from depotfs.daemon import values
+from depotfs.daemon.backends import LOCAL, Arguments, describe, import_backend
+from depotfs.daemon.settings import MountSettings, Settings, StorageSettings
+from depotfs.errors import ConfigurationError
+
+T = TypeVar("T")
+
+_MISTAKEN: Final = object()
+"""In place of a value that could not be read; unlike None, no value is this."""
+
+_PREFIX: Final = "depot."
+"""What filedepot's own configurations put before each key of a storage."""
+_PATHS: Final = {"storage_path": "", "credentials": "depotfs.io.gcs"}
+"""Constructor arguments that are paths where they are text → the module of the class, "" for any."""
+
+
+def find_config(given: str | None) -> str | None:
+    """The file to read: the one given, else `$DEPOTFS_CONFIG`, else `./depotfs.yaml` if there is one, else None."""
+    if given or (given := os.environ.get("DEPOTFS_CONFIG")):
+        return given
+    return "depotfs.yaml" if os.path.exists("depotfs.yaml") else None
+
+
+def load(path: str | None) -> Settings:
+    """The settings of that file; the embedded ones for None: one storage `default`, local, in `./files`.
+
+    Directories of `python_path` can be imported from afterwards.
+
+    Raises:
+        ConfigurationError: with all mistakes, one a line.
+    """
+    if path is None:
+        local = StorageSettings("default", LOCAL, {"storage_path": os.path.abspath("files")})
+        return Settings((local,), "default")
+    try:
+        with open(path, "rb") as file:
+            text = file.read()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    return _Reader(path).read(text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One key of a mapping with its value.
+
+    Attributes:
+        path: the key with all those above it, for messages; line: counted from 1.
+    """
+
+    path: str
+    line: int
+    value: yaml.Node
+
+
+class _Reader:
+    """Reads one file; a mistake is noted and reading goes on with what can be understood."""
+
+    def __init__(self, path: str) -> None:
+        self._file = path
+        self._directory = os.path.dirname(os.path.abspath(path))
+        self._mistakes: list[tuple[int, str]] = []
+        self._mount_keys: Mapping[str, Callable[[yaml.Node], object]] = {
+            "commit": _scalar(values.parse_commit),
+            "attr_timeout": _scalar(values.parse_duration),
+            "scratch": _texts,
+            "scratch_delay": _scalar(values.parse_duration),
+            "deadline": _scalar(values.parse_deadline),
+            "read_only": _boolean,
+            "file_mode": _scalar(values.parse_mode),
+            "dir_mode": _scalar(values.parse_mode),
+            "uid": _scalar(values.parse_user),
+            "gid": _scalar(values.parse_group),
+        }
+        self._daemon_keys: Mapping[str, Callable[[yaml.Node], object]] = {
+            "allow_other": _boolean,
+            "spool": lambda node: self._absolute(_scalar(values.parse_text)(node)),
+            "spool_size": _scalar(values.parse_size),
+            "cache_size": _scalar(values.parse_size),
+        }
+
+    def read(self, text: bytes) -> Settings:
+        top = self._entries(self._compose(text), "", 1)
+        self._refuse_others(top, ("storages", "aliases", "default", "mount", "python_path", "log_level"))
+        python_path = self._read_python_path(top.get("python_path"))
+        found = self._read_values(top.get("mount"), {**self._mount_keys, **self._daemon_keys})
+        mount = replace(MountSettings(), **{key: value for key, value in found.items() if key in self._mount_keys})
+        storages = self._read_storages(top.get("storages"), mount)
+        names = [storage.name for storage in storages]
+        aliases = self._read_aliases(top.get("aliases"), names)
+        default = self._read_default(top.get("default"), names, aliases)
+        log_level = self._value(top.get("log_level"), _scalar(values.parse_log_level), "INFO")
+        if self._mistakes:
+            raise ConfigurationError(
+                "\n".join(f"{self._file}:{line}: {text}" for line, text in sorted(dict.fromkeys(self._mistakes)))
+            )
+        daemon: dict[str, Any] = {key: value for key, value in found.items() if key in self._daemon_keys}
+        daemon["spool_directory"] = daemon.pop("spool", None)
+        return Settings(
+            tuple(storages),
+            default,
+            aliases,
+            mount,
+            log_level=log_level,
+            python_path=python_path,
+            source=os.path.abspath(self._file),
+            **daemon,
+        )
+
+    # --- the chapters of the file ----------------------------------------------------------------------------
+
+    def _read_python_path(self, entry: _Entry | None) -> tuple[str, ...]:
+        if entry is None:
+            return ()
+        nothing: tuple[str, ...] = ()
+        directories = tuple(map(self._absolute, self._value(entry, _texts, nothing)))
+        for directory in directories:
+            if not os.path.isdir(directory):
+                self._note(entry, f"expected directories, {directory!r} is none")
+            elif directory not in sys.path:
+                sys.path.append(directory)
+        return directories
+
+    def _read_storages(self, entry: _Entry | None, mount: MountSettings) -> list[StorageSettings]:
+        named = self._entries(entry.value, entry.path, entry.line) if entry else {}
+        if not named:
+            self._mistakes.append((entry.line if entry else 1, "storages: expected at least one storage"))
+        return [self._read_storage(name, item, mount) for name, item in named.items()]
+
+    def _read_storage(self, name: str, entry: _Entry, mount: MountSettings) -> StorageSettings:
+        self._check_name(entry, name)
+        keys: dict[str, _Entry] = {}
+        for key, item in self._entries(entry.value, entry.path, entry.line).items():
+            plain = key.removeprefix(_PREFIX)
+            if plain in keys:
+                self._note(item, f"expected only one of {plain} and {_PREFIX}{plain}")
+            keys[plain] = item
+        own = self._read_values(keys.pop("mount", None), self._mount_keys)
+        backend = keys.get("backend")
+        path = self._value(keys.pop("backend", None), _scalar(values.parse_text), LOCAL)
+        options = self._read_options(path, backend or entry, entry, keys)
+        return StorageSettings(name, path, options, replace(mount, **own))
+
+    def _read_options(
+        self, backend: str, named: _Entry, storage: _Entry, keys: Mapping[str, _Entry]
+    ) -> dict[str, object]:
+        constructed = {key: self._construct(item) for key, item in keys.items()}
+        given = {key: value for key, value in constructed.items() if value is not _MISTAKEN}
+        try:
+            constructor = import_backend(backend)
+            arguments = Arguments(constructor)
+        except ValueError as error:
+            self._note(named, str(error))
+            return given
+        if not arguments.open:
+            self._refuse_others(keys, arguments.names)
+        for name in arguments.missing(keys):
+            self._note(_Entry(f"{storage.path}.{name}", storage.line, storage.value), f"missing, {backend} needs it")
+        return {
+            key: self._fit(keys[key], arguments, key, value, _PATHS.get(key) in ("", constructor.__module__))
+            for key, value in given.items()
+        }
+
+    def _fit(self, entry: _Entry, arguments: Arguments, name: str, value: object, is_path: bool) -> object:
+        """The value as the constructor wants it."""
+        try:
+            value = arguments.fit(name, value)
+        except ValueError as error:
+            self._note(entry, f"expected {error}")
+        if is_path and isinstance(value, str):
+            return self._absolute(value)
+        if name == "storage_path" and not isinstance(value, str):
+            self._note(entry, f"expected text, found {describe(value)}")
+        return value
+
+    def _read_aliases(self, entry: _Entry | None, names: list[str]) -> dict[str, str]:
+        aliases: dict[str, str] = {}
+        found = self._entries(entry.value, entry.path, entry.line) if entry else {}
+        for alias, item in found.items():
+            self._check_name(item, alias)
+            if alias in names:
+                self._note(item, "expected a name of its own, a storage has this one")
+            target = self._value(item, _scalar(values.parse_text), "")
+            if target in names:
+                aliases[alias] = target
+            elif target in found:
+                self._note(item, f"expected a storage, {target!r} is an alias")
+            elif target:
+                self._note(item, f"expected a storage ({', '.join(names)}), found {target!r}")
+        return aliases
+
+    def _read_default(self, entry: _Entry | None, names: list[str], aliases: Mapping[str, str]) -> str:
+        given = self._value(entry, _scalar(values.parse_text), names[0] if names else "")
+        target = aliases.get(given, given)
+        if entry and given and target not in names:
+            self._note(entry, f"expected a storage or an alias ({', '.join([*names, *aliases])}), found {given!r}")
+        return target
+
+    def _read_values(self, entry: _Entry | None, keys: Mapping[str, Callable[[yaml.Node], object]]) -> dict[str, Any]:
+        found = self._entries(entry.value, entry.path, entry.line) if entry else {}
+        self._refuse_others(found, keys)
+        read = {key: self._value(item, keys[key], None) for key, item in found.items() if key in keys}
+        return {key: value for key, value in read.items() if value is not None}
+
+    # --- nodes -----------------------------------------------------------------------------------------------
+
+    def _compose(self, text: bytes) -> yaml.Node | None:
+        try:
+            return yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            where = f"{self._file}:{mark.line + 1 if mark else 1}"
+            raise ConfigurationError(f"{where}: expected YAML: {error.problem or error.context}") from None
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"{self._file}:1: expected YAML: {' '.join(str(error).split())}") from None
+
+    def _entries(self, node: yaml.Node | None, path: str, line: int) -> dict[str, _Entry]:
+        """The keys of a mapping, none for an empty value; whatever else it is, is a mistake."""
+        if node is None or node.tag == "tag:yaml.org,2002:null":
+            return {}
+        if not isinstance(node, yaml.MappingNode):
+            self._mistakes.append((line, f"{path}: expected keys with values".removeprefix(": ")))
+            return {}
+        found: dict[str, _Entry] = {}
+        for key, value in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else "?"
+            entry = _Entry(f"{path}.{name}".removeprefix("."), key.start_mark.line + 1, value)
+            if name in found:
+                self._note(entry, f"expected once, it is in line {found[name].line} already")
+            found.setdefault(name, entry)
+        return found
+
+    def _construct(self, entry: _Entry) -> object:
+        """The plain Python value of an entry, `_MISTAKEN` if it has none; it may be a secret and is never shown."""
+        for mapping in _mappings(entry.value, set()):
+            self._entries(mapping, entry.path, mapping.start_mark.line + 1)
+        try:
+            return yaml.SafeLoader("").construct_document(entry.value)
+        except yaml.MarkedYAMLError as error:
+            self._note(entry, f"expected plain YAML: {error.problem}")
+        except ValueError as error:  # a date that the calendar does not have
+            self._note(entry, f"expected plain YAML: {error}")
+        return _MISTAKEN
+
+    def _value(self, entry: _Entry | None, convert: Callable[[yaml.Node], T], fallback: T) -> T:
+        """What `convert` makes of the entry; the fallback if there is none or it is a mistake."""
+        if entry is None:
+            return fallback
+        try:
+            return convert(entry.value)
+        except ValueError as error:
+            found = f", found {entry.value.value!r}" if isinstance(entry.value, yaml.ScalarNode) else ""
+            self._note(entry, f"expected {error}{found}")
+            return fallback
+
+    def _check_name(self, entry: _Entry, name: str) -> None:
+        try:
+            values.parse_entry_name(name)
+        except ValueError as error:
+            self._note(entry, f"expected {error}")
+
+    def _refuse_others(self, entries: Mapping[str, _Entry], known: Collection[str]) -> None:
+        for key, entry in entries.items():
+            if key not in known:
+                close = difflib.get_close_matches(key, known, 1)
+                hint = f"{close[0]}?" if close else f"one of {', '.join(known)}"
+                self._note(entry, f"unknown key, expected {hint}")
+
+    def _note(self, entry: _Entry, text: str) -> None:
+        self._mistakes.append((entry.line, f"{entry.path}: {text}"))
+
+    def _absolute(self, path: str) -> str:
+        return os.path.normpath(os.path.join(self._directory, os.path.expanduser(path)))
+
+
+def _scalar(parse: Callable[[str], T]) -> Callable[[yaml.Node], T]:
+    """Parses the text of a scalar; a list or mapping counts as the empty text, which no parser takes."""
+    return lambda node: parse(node.value if isinstance(node, yaml.ScalarNode) else "")
+
+
+def _boolean(node: yaml.Node) -> bool:
+    if node.tag != "tag:yaml.org,2002:bool":
+        raise ValueError("yes or no")
+    return str(node.value).lower() in ("yes", "true", "on")
+
+
+def _texts(node: yaml.Node) -> tuple[str, ...]:
+    """A list of texts; one alone needs no list."""
+    nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    if not all(isinstance(item, yaml.ScalarNode) and item.value for item in nodes):
+        raise ValueError("a list of texts")
+    return tuple(item.value for item in nodes)
+
+
+def _mappings(node: yaml.Node, seen: set[int]) -> Iterator[yaml.MappingNode]:
+    """All mappings in a node; an anchor may make one its own part."""
+    if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        yield node
+    for part in node.value:
+        for inner in part if isinstance(part, tuple) else (part,):
+            yield from _mappings(inner, seen)

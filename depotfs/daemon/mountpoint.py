@@ -1,0 +1,138 @@
+"""Mountpoint: a directory, what is mounted on it, and whether depotfs may be."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from depotfs.daemon.exits import CommandFailed, Exit
+
+_CAP_SYS_ADMIN: Final = 21  # <linux/capability.h>
+_MNT_DETACH: Final = 2  # <sys/mount.h>
+_UMOUNT_NOFOLLOW: Final = 8  # <sys/mount.h>
+_libc = ctypes.CDLL(None, use_errno=True)
+
+FILESYSTEM: Final = "fuse.depotfs"
+"""The type of our mounts in /proc/self/mountinfo."""
+
+
+def resolve(path: str) -> str:
+    """The absolute path without symbolic links; of a mountpoint of ours without asking its daemon, which may hang."""
+    parent, name = os.path.split(os.path.abspath(path))
+    lexical = os.path.join(os.path.realpath(parent), name)
+    return lexical if find_type(lexical) else os.path.realpath(path)
+
+
+def find_type(path: str) -> str | None:
+    """The type of the file system mounted at exactly that absolute path, None if none is (proc(5), mountinfo)."""
+    found = None
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").split("\n")[:-1]:
+        before, _, after = line.partition(" - ")
+        where = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split(" ")[4])
+        if where == path:
+            found = after.split(" ")[0]  # the last line is the topmost mount
+    return found
+
+
+def is_dead(path: str) -> bool:
+    """Whether a mount of ours is there whose daemon has ended."""
+    if find_type(path) != FILESYSTEM:
+        return False
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
+
+
+def check(path: str) -> None:
+    """A depotfs may be mounted at that absolute path, as far as can be told beforehand; nothing was changed.
+
+    A mount of ours whose daemon is dead is no obstacle; `detach` it right before mounting.
+
+    Raises:
+        CommandFailed: with the cause's own code.
+    """
+    if not is_dead(path):
+        _check_directory(path)
+    _check_device()
+    if not _is_privileged() and not is_dead(path) and not os.access(path, os.W_OK):
+        raise CommandFailed(Exit.NO_PERMISSION, f"You may not write to {path}, so you may not mount there")
+
+
+def check_allow_other() -> None:
+    """Other users may be let in. CommandFailed if fusermount3 would refuse that."""
+    if not _is_privileged() and not _user_allow_other():
+        sentence = "allow_other needs the line user_allow_other in /etc/fuse.conf, or root"
+        raise CommandFailed(Exit.NO_PERMISSION, sentence)
+
+
+def _check_directory(path: str) -> None:
+    if find_type(path) == FILESYSTEM:
+        raise CommandFailed(Exit.ALREADY_MOUNTED, f"A depotfs is mounted at {path} already")
+    try:
+        with os.scandir(path) as entries:
+            first = next(entries, None)
+    except FileNotFoundError:
+        raise CommandFailed(Exit.MOUNTPOINT_MISSING, f"The mountpoint {path} does not exist; make it first") from None
+    except NotADirectoryError:
+        raise CommandFailed(Exit.NOT_A_DIRECTORY, f"The mountpoint {path} is not a directory") from None
+    except PermissionError:
+        raise CommandFailed(Exit.NO_PERMISSION, f"You may not look into the mountpoint {path}") from None
+    except OSError as error:
+        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+            sentence = f"A dead mount of another program is at {path}; detach it with: umount -l {path}"
+            raise CommandFailed(Exit.ALREADY_MOUNTED, sentence) from None
+        raise
+    if first is not None:
+        raise CommandFailed(Exit.NOT_EMPTY, f"The mountpoint {path} is not empty: it has {first.name!r}")
+
+
+def _check_device() -> None:
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except PermissionError:
+        raise CommandFailed(Exit.NO_PERMISSION, "You may not open /dev/fuse") from None
+    except OSError as error:
+        sentence = f"/dev/fuse cannot be opened ({error.strerror}): this kernel or container has no FUSE"
+        raise CommandFailed(Exit.NO_FUSE, sentence) from None
+    if not _is_privileged() and not shutil.which("fusermount3"):
+        sentence = "fusermount3 is not installed, and only root mounts without it; install the package fuse3"
+        raise CommandFailed(Exit.NO_FUSE, sentence)
+
+
+def _user_allow_other() -> bool:
+    try:
+        lines = Path("/etc/fuse.conf").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.strip() == "user_allow_other" for line in lines)
+
+
+def _is_privileged() -> bool:
+    """Whether this process mounts by itself: root, or a service that was given CAP_SYS_ADMIN (capabilities(7))."""
+    status = Path("/proc/self/status").read_text()
+    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
+
+
+def detach(path: str) -> None:
+    """Nothing of ours is mounted there any more; whoever still has a file open there gets ENOTCONN.
+
+    Raises:
+        CommandFailed: the user may not.
+    """
+    if not _libc.umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW):
+        return
+    reason = os.strerror(ctypes.get_errno())
+    if shutil.which("fusermount3"):
+        command = ["fusermount3", "-u", "-z", path]
+        reason = subprocess.run(command, capture_output=True, text=True, check=False).stderr.strip()
+    if find_type(path) == FILESYSTEM:
+        raise CommandFailed(Exit.NO_PERMISSION, f"{path} cannot be unmounted: {reason}")

@@ -1,0 +1,45 @@
+"""`depotfs backup` between storages of a configuration."""
+
+from pathlib import Path
+
+from depotfs.daemon.exits import Exit
+from depotfs.io.local import LocalFileStorage
+from tests.cli.conftest import Command
+
+
+def configure(command: Command) -> tuple[LocalFileStorage, LocalFileStorage]:
+    """A configuration with the storages `one` and `two`, and `other`, an alias of `two`."""
+    text = "storages: {one: {storage_path: one}, two: {storage_path: two}}\naliases: {other: two}\n"
+    (command.directory / "depotfs.yaml").write_text(text)
+    return LocalFileStorage(str(command.directory / "one")), LocalFileStorage(str(command.directory / "two"))
+
+
+def test_files_are_copied_once_and_deleted_if_asked(command: Command) -> None:
+    one, two = configure(command)
+    ids = [one.create(f"content {n}".encode(), f"{n}.txt") for n in range(3)]
+    extra = two.create(b"extra")
+    first = command.run("backup", "one", "other")
+    assert (first.returncode, first.stderr) == (0, "")
+    assert first.stdout == "3 copied (27 bytes), 0 unchanged, 0 deleted, 0 gone meanwhile, 0 failed\n"
+    assert [two.get(file_id).filename for file_id in ids] == ["0.txt", "1.txt", "2.txt"]
+    second = command.run("backup", "one", "other", "--delete")
+    assert second.stdout == "0 copied (0 bytes), 3 unchanged, 1 deleted, 0 gone meanwhile, 0 failed\n"
+    assert not two.exists(extra)
+
+
+def test_a_file_that_cannot_be_copied_is_named(command: Command) -> None:
+    one, _ = configure(command)
+    file_id = one.create(b"content")
+    Path(command.directory, "one", file_id, "file").write_bytes(b"other content, longer than its metadata says")
+    Path(command.directory, "one", file_id, "metadata.json").write_text("{")
+    ended = command.run("backup", "one", "two")
+    assert ended.returncode == Exit.BACKUP_INCOMPLETE
+    assert file_id in ended.stderr
+    assert "1 failed" in ended.stdout
+
+
+def test_an_unknown_storage_is_told_with_those_there_are(command: Command) -> None:
+    configure(command)
+    ended = command.run("backup", "one", "three")
+    assert ended.returncode == Exit.USAGE
+    assert ended.stderr == "depotfs: No storage or alias is named 'three'; there are one, two, other\n"

@@ -1,0 +1,96 @@
+"""`depotfs mount` around its daemon."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from depotfs.daemon.exits import Exit
+from tests.cli.conftest import Command
+from tests.daemon.fuse_mount import dead_mount
+
+
+def test_in_the_foreground_it_says_one_line_when_it_serves_and_ends_with_the_signal(command: Command) -> None:
+    process = subprocess.Popen(
+        command.line("mount", "mnt"), cwd=command.directory, env=command.environment, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line == f"depotfs: serving 1 storage at {command.mountpoint}; Ctrl-C unmounts\n"
+        record = command.record()
+        assert record is not None
+        assert (record.pid, record.is_alive()) == (process.pid, True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert command.record() is None
+
+
+def test_in_the_background_it_returns_when_it_serves(command: Command) -> None:
+    record = command.mount("--read-only", "--allow-other", "--log-level", "debug")
+    assert record.is_alive()
+    assert os.getsid(record.pid) == record.pid
+    assert command.umount().returncode == 0
+    assert not record.is_alive()
+    assert "DEBUG allow other True, read only True\n" in command.log()
+
+
+@pytest.mark.parametrize("background", [[], ["--daemon"]], ids=["foreground", "background"])
+@pytest.mark.parametrize(
+    ("failure", "code", "words"),
+    [
+        ("spool", Exit.SPOOL_BUSY, "depotfs: The spool is another daemon's\n"),
+        ("sentence", Exit.NO_PERMISSION, "depotfs: The kernel refuses to mount\n"),
+        ("surprise", Exit.UNEXPECTED, "KeyError: 'surprise'"),
+    ],
+)
+def test_a_daemon_that_cannot_start_gives_its_cause_and_leaves_no_record(
+    command: Command, background: list[str], failure: str, code: Exit, words: str
+) -> None:
+    ended = command.run("mount", *background, "mnt", STANDIN_FAIL=failure)
+    assert ended.returncode == code
+    assert words in ended.stderr
+    assert command.record() is None
+
+
+@pytest.mark.parametrize("background", [[], ["--daemon"]], ids=["foreground", "background"])
+def test_a_configuration_with_mistakes_shows_them_all_and_nothing_is_made(
+    command: Command, background: list[str]
+) -> None:
+    (command.directory / "depotfs.yaml").write_text("storages: {a: {path: x}}\nmounts: {}\n")
+    ended = command.run("mount", *background, "mnt")
+    assert ended.returncode == Exit.USAGE
+    assert ended.stderr == (
+        "depotfs.yaml:1: storages.a.path: unknown key, expected one of storage_path, durable\n"
+        "depotfs.yaml:1: storages.a.storage_path: missing, depotfs.io.local.LocalFileStorage needs it\n"
+        "depotfs.yaml:2: mounts: unknown key, expected mount?\n"
+    )
+    assert os.listdir(command.mountpoint) == []
+    assert command.record() is None
+
+
+def test_a_mountpoint_that_will_not_do_is_one_sentence_and_nothing_is_made(command: Command) -> None:
+    (command.directory / "file").touch()
+    for name, code in (("no", Exit.MOUNTPOINT_MISSING), ("file", Exit.NOT_A_DIRECTORY), (".", Exit.NOT_EMPTY)):
+        ended = command.run("mount", "--daemon", name)
+        assert ended.returncode == code
+        assert ended.stderr.count("\n") == 1
+    assert sorted(os.listdir(command.directory)) == ["file", "mnt"]
+
+
+def test_a_dead_mount_is_detached_only_once_the_configuration_is_good(command: Command) -> None:
+    with dead_mount(command.mountpoint):
+        bad = command.run("mount", "--config", "none.yaml", "mnt")
+        assert bad.returncode == Exit.USAGE
+        assert not os.access(command.mountpoint, os.F_OK)
+        command.mount()
+        assert os.listdir(command.mountpoint) == []
+        assert command.umount().returncode == 0
+
+
+def test_wrong_arguments_are_code_2_and_say_what_was_expected(command: Command) -> None:
+    assert command.run("mount").returncode == Exit.USAGE
+    ended = command.run("mount", "mnt", "--log-level", "loud")
+    assert ended.returncode == Exit.USAGE
+    assert "expected DEBUG, INFO, WARNING or ERROR, found 'loud'" in ended.stderr
