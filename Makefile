@@ -21,7 +21,7 @@ umount:
 	@$(BIN)/depotfs umount mnt
 
 test: .venv/installed-tests lint
-	@tests/setup/build-servers $(BIN)/python
+	@tests/setup/build-servers
 	$(BIN)/python -m pytest -q -n 4 --dist loadgroup
 
 lint: .venv/installed-tests

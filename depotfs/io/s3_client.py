@@ -1,0 +1,136 @@
+"""The boto3 client of one storage: made when first needed, shared by all threads, made anew after a fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+import boto3
+from botocore.config import Config
+
+CONNECTIONS: Final = 32
+"""Connections kept open: as many as the mount has requests in flight at once; boto3's 10 would be redialled."""
+_LONGEST_RETRY_AFTER: Final = 20.0
+"""Seconds that a call waits because the server asks for it; a caller with more patience is told the rest."""
+LISTING: Final = "DepotfsListing"
+"""Key of the parsed XML tree in the answer to a listing."""
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """Which bucket, where, as whom.
+
+    Attributes:
+        endpoint_url: None for AWS; timeout: seconds to connect and to wait for the next bytes;
+        attempts: how often a request is sent in all when that can help.
+    """
+
+    bucket: str
+    access_key_id: str | None = None
+    secret_access_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    profile_name: str | None = None
+    region_name: str | None = None
+    endpoint_url: str | None = None
+    requester_pays: bool = False
+    timeout: float = 30.0
+    attempts: int = 5
+
+    @property
+    def is_aws(self) -> bool:
+        """Whether the server is Amazon's, which does what its documentation says."""
+        host = urlsplit(self.endpoint_url).hostname if self.endpoint_url else "amazonaws.com"
+        return bool(host) and str(host).endswith(("amazonaws.com", "amazonaws.com.cn"))
+
+    @property
+    def addressing_style(self) -> Literal["virtual", "path"]:
+        """A host name of its own for each bucket on AWS, where its certificate allows that."""
+        return "virtual" if self.is_aws and "." not in self.bucket else "path"
+
+    @property
+    def place(self) -> str:
+        """Endpoint without what a URL may carry of credentials."""
+        if not self.endpoint_url:
+            return "AWS"
+        parts = urlsplit(self.endpoint_url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+class S3Client:
+    """Gives `current()`, a boto3 client that any thread may use."""
+
+    def __init__(self, settings: S3Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self._pid = 0
+
+    def current(self) -> Any:
+        """The client of this process. Raises what boto3 raises for credentials and regions that it does not find."""
+        if self._client is not None and self._pid == os.getpid():
+            return self._client
+        with self._lock:
+            if self._client is None or self._pid != os.getpid():
+                self._client, self._pid = _make(self._settings), os.getpid()
+            return self._client
+
+    def close(self) -> None:
+        """Its connections are closed."""
+        with self._lock:
+            if self._client is not None and self._pid == os.getpid():
+                self._client.close()
+            self._client = None
+
+
+def _make(settings: S3Settings) -> Any:
+    session = boto3.session.Session(
+        aws_access_key_id=settings.access_key_id or None,
+        aws_secret_access_key=settings.secret_access_key or None,
+        aws_session_token=settings.session_token or None,
+        region_name=settings.region_name,
+        profile_name=settings.profile_name,
+    )
+    config = Config(
+        signature_version="s3v4",
+        max_pool_connections=CONNECTIONS,
+        connect_timeout=settings.timeout,
+        read_timeout=settings.timeout,
+        retries={"mode": "standard", "total_max_attempts": settings.attempts},
+        tcp_keepalive=True,
+        # Each body carries a CRC32 that the server compares; hashing it once more with SHA-256 for the signature,
+        # which boto3 does without TLS, halves the speed of uploads. Ranged reads have no checksum to validate.
+        request_checksum_calculation="when_supported",
+        response_checksum_validation="when_required",
+        s3={"addressing_style": settings.addressing_style, "payload_signing_enabled": False},
+    )
+    region = session.region_name or "us-east-1"
+    client = session.client("s3", region_name=region, endpoint_url=settings.endpoint_url or None, config=config)
+    client.meta.events.register("before-parse.s3.ListObjectsV2", _parse_listing)
+    client.meta.events.register_first("needs-retry.s3", _retry_when_told(settings.attempts))
+    return client
+
+
+def _parse_listing(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
+    """ElementTree instead of botocore's parser: 8 ms for 1,000 keys instead of 80, all under the GIL (measured)."""
+    if response_dict["status_code"] == 200:
+        customized_response_dict[LISTING] = ElementTree.fromstring(response_dict["body"])
+        response_dict["body"] = b"<ListBucketResult/>"
+
+
+def _retry_when_told(limit: int) -> Callable[..., float | None]:
+    """botocore's own retries know neither Retry-After nor a bare 429."""
+
+    def delay(response: Any = None, attempts: int = 1, **_: Any) -> float | None:
+        if response is None or attempts >= limit or response[0].status_code not in (429, 503):
+            return None
+        told = response[0].headers.get("retry-after", "")
+        if told.isdigit() and float(told) <= _LONGEST_RETRY_AFTER:
+            return float(told)
+        return 0.1 * 2**attempts if response[0].status_code == 429 else None
+
+    return delay

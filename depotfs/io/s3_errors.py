@@ -1,0 +1,149 @@
+"""S3's failures as errors of ours, by cause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, cast
+
+import botocore.exceptions
+import urllib3.exceptions
+
+from depotfs.errors import (
+    AccessDenied,
+    ConfigurationError,
+    ContentDamaged,
+    DepotError,
+    FileNotStored,
+    InvalidMetadata,
+    QuotaExceeded,
+    StorageFull,
+    StorageMissing,
+    StorageUnavailable,
+    TooLarge,
+    Unsupported,
+    VersionChanged,
+)
+
+
+class ConditionFailed(VersionChanged):
+    """The request's condition did not hold, or other requests were in its way (412, 409): nothing was done by it.
+
+    If it was sent twice because a reply was lost, the first one may have been done.
+    """
+
+
+class UploadGone(StorageUnavailable):
+    """The multipart upload is not there: aborted, or completed by a request whose reply was lost."""
+
+
+_BY_CODE: Final[dict[str, type[DepotError]]] = {
+    "NoSuchBucket": StorageMissing,
+    "NoSuchKey": FileNotStored,
+    "NoSuchVersion": FileNotStored,
+    "NoSuchUpload": UploadGone,
+    "PreconditionFailed": ConditionFailed,
+    "ConditionalRequestConflict": ConditionFailed,
+    "OperationAborted": ConditionFailed,
+    "NotImplemented": Unsupported,
+    "EntityTooLarge": TooLarge,
+    "QuotaExceeded": QuotaExceeded,
+    "XMinioAdminBucketQuotaExceeded": QuotaExceeded,
+    "XMinioStorageFull": StorageFull,
+    "InsufficientStorage": StorageFull,
+    "BadDigest": ContentDamaged,
+    "InvalidDigest": ContentDamaged,
+    "XAmzContentSHA256Mismatch": ContentDamaged,
+    "XAmzContentChecksumMismatch": ContentDamaged,
+    "IncompleteBody": StorageUnavailable,
+    "RequestTimeout": StorageUnavailable,
+    "SlowDown": StorageUnavailable,
+    "InternalError": StorageUnavailable,
+    "ServiceUnavailable": StorageUnavailable,
+    "MetadataTooLarge": InvalidMetadata,
+    "InvalidBucketName": ConfigurationError,
+    "PermanentRedirect": ConfigurationError,
+    "AuthorizationHeaderMalformed": ConfigurationError,
+    "IllegalLocationConstraintException": ConfigurationError,
+    "AccessControlListNotSupported": ConfigurationError,
+    "InvalidAccessKeyId": AccessDenied,
+    "InvalidToken": AccessDenied,
+    "ExpiredToken": AccessDenied,
+}
+"""Codes that tell the cause better than the status, or come with none."""
+
+_BY_STATUS: Final[dict[int, type[DepotError]]] = {
+    301: ConfigurationError,
+    401: AccessDenied,
+    403: AccessDenied,
+    404: FileNotStored,
+    409: ConditionFailed,
+    412: ConditionFailed,
+    413: TooLarge,
+    429: StorageUnavailable,
+    501: Unsupported,
+    507: StorageFull,
+}
+
+_CREDENTIALS: Final = (
+    botocore.exceptions.NoCredentialsError,
+    botocore.exceptions.PartialCredentialsError,
+    botocore.exceptions.CredentialRetrievalError,
+    botocore.exceptions.TokenRetrievalError,
+    botocore.exceptions.SSOError,
+)
+_CONFIGURATION: Final = (
+    botocore.exceptions.ProfileNotFound,
+    botocore.exceptions.ConfigParseError,
+    botocore.exceptions.ConfigNotFound,
+    botocore.exceptions.NoRegionError,
+    botocore.exceptions.InvalidRegionError,
+    botocore.exceptions.UnknownEndpointError,
+)
+BROKEN_CONNECTION: Final = (
+    botocore.exceptions.ConnectionError,
+    botocore.exceptions.HTTPClientError,
+    botocore.exceptions.IncompleteReadError,
+    urllib3.exceptions.HTTPError,
+    OSError,
+)
+"""What is raised where a connection is not made, is reset, stalls, or ends before the body does."""
+
+
+def cause_of(status: int, code: str) -> type[DepotError]:
+    """The class of error that an answer of the server means."""
+    return _BY_CODE.get(code) or _BY_STATUS.get(status) or (StorageUnavailable if status >= 500 else DepotError)
+
+
+def _from_answer(what: str, answer: Mapping[str, Any]) -> DepotError:
+    """An error of ours for a parsed answer that is an error."""
+    meta, error = answer.get("ResponseMetadata", {}), answer.get("Error", {})
+    status, code = int(meta.get("HTTPStatusCode", 0)), str(error.get("Code", ""))
+    cause = cause_of(status, code)
+    tried = f" (tried {meta['RetryAttempts'] + 1} times)" if meta.get("RetryAttempts") else ""
+    retry_after = meta.get("HTTPHeaders", {}).get("retry-after", "")
+    return cause(
+        f"{what}: {' '.join(dict.fromkeys((str(status), code)))} {error.get('Message', '')}{tried}",
+        retry_after=float(retry_after) if cause is StorageUnavailable and retry_after.isdigit() else None,
+    )
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """What boto3 raises inside leaves as an error of ours; `what` says what failed, on what, where."""
+    try:
+        yield
+    except botocore.exceptions.ClientError as error:
+        raise _from_answer(what, cast(dict[str, Any], error.response)) from error
+    except _CREDENTIALS as error:
+        raise AccessDenied(f"{what}: {error}") from error
+    except _CONFIGURATION as error:
+        raise ConfigurationError(f"{what}: {error}") from error
+    except botocore.exceptions.ParamValidationError as error:
+        raise InvalidMetadata(f"{what}: {error}") from error
+    except BROKEN_CONNECTION as error:
+        if isinstance(error, DepotError):
+            raise
+        raise StorageUnavailable(f"{what}: {error}") from error
+    except botocore.exceptions.BotoCoreError as error:
+        raise DepotError(f"{what}: {error}") from error
