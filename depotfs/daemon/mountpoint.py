@@ -45,7 +45,7 @@ def is_dead(path: str) -> bool:
     if find_type(path) != FILESYSTEM:
         return False
     try:
-        os.stat(path)
+        os.statvfs(path)  # which the kernel never answers from what it has cached, as it does stat(2)
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

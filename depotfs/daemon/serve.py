@@ -24,7 +24,7 @@ from depotfs.spool import Spool, State
 from depotfs.vfs.filesystem import DepotFilesystem
 from depotfs.vfs.nodes import NodeTable
 from depotfs.vfs.options import VolumeOptions
-from depotfs.vfs.recovery import Recovery
+from depotfs.vfs.recovery import recover
 from depotfs.vfs.volume import Volume
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,6 @@ class Daemon:
     def __init__(self, settings: Settings, mountpoint: str, ready: Callable[[], None]) -> None:
         self._mountpoint = mountpoint
         self._ready = ready
-        self._stop_now = trio.Event()
         table = NodeTable()
         volumes = [
             Volume(s.name, Remote(adopt(backends.build(s)), deadline=s.mount.deadline), volume_options(s.mount), table)
@@ -60,6 +59,7 @@ class Daemon:
         directory = runtime.spool_directory(settings, mountpoint)
         self._spool = Spool(directory, settings.spool_size)
         self._catalog = Catalog(os.path.join(directory, "catalog.sqlite"))
+        notifier = KernelNotifier()
         self._filesystem = DepotFilesystem(
             volumes,
             settings.aliases,
@@ -67,14 +67,13 @@ class Daemon:
             spool=self._spool,
             cache=BlockCache(settings.cache_size),
             catalog=self._catalog,
-            notifier=KernelNotifier(),
+            notifier=notifier,
             options=volume_options(settings.mount),
         )
         self._volumes = volumes
-        self._recovery = Recovery(volumes, self._filesystem.commits)
         self._held_before = 0
         options = {"allow_other"} if settings.allow_other else set()
-        self._session = Session(self._filesystem, mountpoint, options)
+        self._session = Session(self._filesystem, notifier, mountpoint, options)
 
     async def run(self) -> int:
         """As `serve`."""
@@ -102,7 +101,7 @@ class Daemon:
         except OSError as error:
             raise CommandFailed(Exit.NO_PERMISSION, f"The spool {self._spool.directory}: {error}") from error
         try:
-            self._recovery.sort(files)
+            recover(files, self._volumes, self._filesystem.commits)
             self._held_before = sum(file.state is State.HELD for file in files)
             yield
         finally:
@@ -118,7 +117,6 @@ class Daemon:
         """Serves; returns when nothing more can be stored."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._filesystem.run)
-            nursery.start_soon(self._recovery.run)
             nursery.start_soon(self._obey, signals)
             async with trio.open_nursery() as serving:
                 serving.start_soon(self._session.serve)
@@ -128,7 +126,7 @@ class Daemon:
                 self._ready()
                 _log.info("serving at %s", self._mountpoint)
             notify.stopping()
-            await self._store_all()
+            await self._filesystem.finish()
             nursery.cancel_scope.cancel()
 
     async def _obey(self, signals: AsyncIterator[int]) -> None:
@@ -141,24 +139,22 @@ class Daemon:
                 if count == 1:
                     nursery.start_soon(self._drain_and_end)
                 else:
-                    self._stop_now.set()
+                    self._end_now()
+
+    def _end_now(self) -> None:
+        """Unmounts and ends the process: calls to a storage that does not answer cannot be waited for.
+
+        What they were to store is journalled, as after a crash.
+        """
+        self._session.close()
+        code = self._outcome()
+        runtime.write_outcome(self._mountpoint, code)
+        logging.shutdown()
+        os._exit(code)
 
     async def _drain_and_end(self) -> None:
-        await self._store_all()
+        await self._filesystem.drain()
         self._session.end()
-
-    async def _store_all(self) -> None:
-        """Everything deferred is stored or failed once more; at once when told to stop now."""
-        async with trio.open_nursery() as nursery:
-
-            async def give_up() -> None:
-                await self._stop_now.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(give_up)
-            await self._filesystem.drain()
-            await self._recovery.hurry()
-            nursery.cancel_scope.cancel()
 
     def _outcome(self) -> int:
         statistics = self._spool.statistics()

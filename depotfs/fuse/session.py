@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import queue
 import sys
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -26,14 +28,33 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
 class KernelNotifier:
-    """Tells the kernel what it must not believe any more; pyfuse3's own thread does it, nobody waits."""
+    """Tells the kernel what it must not believe any more.
+
+    A thread of its own does it, and nobody waits: the kernel answers only when it holds no lock on the directory,
+    which it does while it waits for a handler.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[tuple[InodeNo, bytes] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="kernel notifier", daemon=True)
+
+    def start(self) -> None:
+        """Mounted: there is somebody to tell."""
+        self._thread.start()
 
     def entry_gone(self, directory: InodeNo, name: bytes) -> None:
         """The name leads elsewhere now."""
-        with contextlib.suppress(OSError, RuntimeError):  # not cached, or unmounted
-            pyfuse3.invalidate_entry_async(
-                pyfuse3.InodeT(directory), pyfuse3.FileNameT(name), deleted=pyfuse3.InodeT(0), ignore_enoent=True
-            )
+        self._queue.put((directory, name))
+
+    def stop(self) -> None:
+        """Unmounting: nobody needs to hear the rest."""
+        self._queue.put(None)
+
+    def _run(self) -> None:
+        while (told := self._queue.get()) is not None:
+            directory, name = told
+            with contextlib.suppress(OSError, RuntimeError):  # ENOENT: not cached; EBADF: unmounted
+                pyfuse3.invalidate_entry(pyfuse3.InodeT(directory), pyfuse3.FileNameT(name))
 
 
 class MountRefused(DepotError):
@@ -48,8 +69,11 @@ class Session:
         options: mount options beside ours, as `allow_other` or `ro`.
     """
 
-    def __init__(self, filesystem: DepotFilesystem, mountpoint: str, options: set[str]) -> None:
+    def __init__(
+        self, filesystem: DepotFilesystem, notifier: KernelNotifier, mountpoint: str, options: set[str]
+    ) -> None:
         self._filesystem = filesystem
+        self._notifier = notifier
         self._mountpoint = mountpoint
         self._options = {*pyfuse3.default_options, "fsname=depotfs", "subtype=depotfs", *options}
 
@@ -61,6 +85,7 @@ class Session:
             pyfuse3.init(Operations(self._filesystem), self._mountpoint, self._options)
         except RuntimeError as error:
             raise MountRefused(f"{self._mountpoint} cannot be mounted: {error}") from error
+        self._notifier.start()
 
     async def serve(self) -> None:
         """Answers until the tree is unmounted or `end` is called."""
@@ -77,6 +102,7 @@ class Session:
 
     def close(self) -> None:
         """Unmounted; files that are still open elsewhere answer ENOTCONN from now on."""
+        self._notifier.stop()
         pyfuse3.close(unmount=True)
 
 

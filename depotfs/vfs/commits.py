@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import uuid
 from dataclasses import dataclass, replace
+from functools import partial
+
+import trio
 
 from depotfs.errors import AlreadyStored, DepotError, FileNotStored, VersionChanged
 from depotfs.io.content import FileContent
@@ -81,7 +84,8 @@ class Commits:
         dirty.written = False
         volume.disturb(destination.file_id)
         try:
-            stat = await self._put_or_find(node, dirty)
+            with dirty.freeze():
+                stat = await self._put_or_find(node, dirty)
         except (AlreadyStored, VersionChanged):
             raise
         except (DepotError, OSError) as error:
@@ -186,6 +190,12 @@ class Commits:
         """The bytes are journalled, and are committed after the storage's scratch delay."""
         self.seal(node, name, durable=False)
         self.pending.schedule(node, node.volume.options.scratch_delay)
+
+    async def seal_durably(self, node: FileNode, name: str | None) -> None:
+        """As `seal`, and the promise survives a loss of power; the node's lock is held."""
+        assert node.dirty is not None
+        with node.dirty.freeze():
+            await trio.to_thread.run_sync(partial(self.seal, node, name, durable=True))
 
     def seal(self, node: FileNode, name: str | None, *, durable: bool) -> None:
         """The bytes are promised to land where the node is now; if `durable`, after a loss of power too."""

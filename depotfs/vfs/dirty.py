@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from depotfs.errors import Stale
 from depotfs.io.interfaces import ContentReader
@@ -22,9 +24,10 @@ class Dirty:
         written: bytes were written since the last commit (a close then commits, see the contract).
         attempts: ids of the commits that were tried and may have landed without our hearing of it.
         failures: commits that failed for causes that can pass, in a row.
+        frozen: the bytes are being read for a commit or flushed: who wants to change them waits for the node's lock.
     """
 
-    __slots__ = ("attempts", "base", "changed", "failures", "file", "modified", "written")
+    __slots__ = ("attempts", "base", "changed", "failures", "file", "frozen", "modified", "written")
 
     def __init__(self, file: SpoolFile, base: FileStat | None, *, changed: bool) -> None:
         self.file = file
@@ -34,6 +37,16 @@ class Dirty:
         self.written = False
         self.attempts: set[str] = set()
         self.failures = 0
+        self.frozen = False
+
+    @contextmanager
+    def freeze(self) -> Iterator[None]:
+        """While inside nobody changes the bytes; only with the node's lock held."""
+        self.frozen = True
+        try:
+            yield
+        finally:
+            self.frozen = False
 
     def write(self, data: bytes, offset: int) -> int:
         """The bytes are in the file; returns how many. SpoolFull, OSError of the disk."""

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Protocol
 
 import trio
@@ -309,6 +308,7 @@ class DepotFilesystem:
             volume.settle(node)
             raise
         volume.disturb(file_id)
+        volume.names_changed()
         return node
 
     async def read(self, fh: int, offset: int, size: int) -> bytes | memoryview:
@@ -326,7 +326,7 @@ class DepotFilesystem:
         handle = self._handles.file(fh)
         node = handle.node
         dirty = node.dirty
-        if dirty is None or node.lock.locked():
+        if dirty is None or dirty.frozen:
             dirty = await self._writable(node, keep=None)
         _check_size(node.volume, offset + len(data))
         self.commits.pending.cancel(node)
@@ -339,7 +339,7 @@ class DepotFilesystem:
         while True:
             if node.dirty is None:
                 await self._writing.begin(node, keep, base=node.stat if node.stored else None)
-            elif node.lock.locked():
+            elif node.dirty.frozen:
                 async with node.lock:
                     pass
             else:
@@ -401,13 +401,14 @@ class DepotFilesystem:
         if node.scratch is None and not node.volume.options.background:
             await self.commits.commit(node)
             return
-        durable = node.scratch is None
         async with node.lock:
             if node.dirty is dirty and node.life is Life.LIVE:
                 name = dirty.file.target.name
-                defer = partial(self.commits.seal, node, name, durable=durable)
-                await (trio.to_thread.run_sync(defer) if durable else _at_once(defer))
-                self.commits.pending.schedule(node, 0 if durable else node.volume.options.scratch_delay)
+                if node.scratch is not None:
+                    self.commits.defer(node, name)
+                else:
+                    await self.commits.seal_durably(node, name)
+                    self.commits.pending.schedule(node, 0)
 
     async def fsync(self, fh: int) -> None:
         """The storage has the bytes, durably; of a scratch name: the spool has them, durably."""
@@ -417,8 +418,7 @@ class DepotFilesystem:
         if node.scratch is not None and node.dirty is not None:
             async with node.lock:
                 if node.dirty is not None:
-                    name = node.dirty.file.target.name
-                    await trio.to_thread.run_sync(partial(self.commits.seal, node, name, durable=True))
+                    await self.commits.seal_durably(node, node.dirty.file.target.name)
             return
         await self.commits.commit(node)
         if node.volume.remote.inline and node.stat is not None and node.scratch is None:
@@ -443,6 +443,7 @@ class DepotFilesystem:
             raise NotPermitted(f"{volume.name}/{node.file_id} was used by its plain name by the same process group")
         with volume.pinned(node):
             await self._removals.unlink(node)
+        volume.names_changed()
         self._forget_names(node, but=(directory.node_id, name))
 
     async def rename(
@@ -454,6 +455,7 @@ class DepotFilesystem:
         if volume is not new_volume:
             raise OtherStorage(f"{directory.name} and {new_directory.name} are different storages")
         moved, replaced = await self._renames.rename(volume, name, new_name, replace=replace)
+        volume.names_changed()
         if replaced is not None:
             self._forget_names(replaced, but=(new_directory.node_id, new_name))
         self._forget_names(moved, but=(directory.node_id, name))
@@ -512,10 +514,20 @@ class DepotFilesystem:
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
-    async def drain(self) -> int:
-        """Every deferred commit was made or failed once more; returns how many are still to come."""
+    async def drain(self) -> None:
+        """Every deferred commit was made, or failed once more."""
         await self.commits.pending.drain(lambda _node: True)
-        return len(self.commits.pending)
+
+    async def finish(self) -> None:
+        """Unmounted: what the kernel did not live to release is released, then as `drain`.
+
+        Only files without written bytes: their close(2) has returned, or nothing is lost. Bytes of a file that is
+        still open were never closed or synced; they stay in the spool for a person.
+        """
+        for fh, handle in self._handles.files():
+            if handle.node.dirty is None or not handle.node.dirty.written:
+                await self.release(fh)
+        await self.drain()
 
 
 def _check_size(volume: Volume, size: int) -> None:
@@ -530,7 +542,3 @@ def _process_group(pid: int) -> int:
         return os.getpgid(pid) if pid else -1
     except ProcessLookupError:
         return -1
-
-
-async def _at_once(call: Callable[[], None]) -> None:
-    call()

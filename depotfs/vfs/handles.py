@@ -74,6 +74,10 @@ class HandleTable:
             raise BadHandle(f"No file is open as {fh}")
         return handle
 
+    def files(self) -> list[tuple[int, FileHandle]]:
+        """The open files."""
+        return [(fh, handle) for fh, handle in self._handles.items() if isinstance(handle, FileHandle)]
+
     def pop(self, fh: int) -> Handle:
         handle = self.get(fh)
         del self._handles[fh]

@@ -1,98 +1,76 @@
-"""What a daemon that died had promised: its journalled files reach their storages on the terms of the promise."""
+"""What a daemon that died had promised: its journalled files are shown again, and land on the terms of the promise."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
 
-import trio
-import trio.lowlevel
-
-from depotfs.errors import AlreadyStored, DepotError, VersionChanged
-from depotfs.io.content import FileContent
-from depotfs.spool import SpoolFile, State
-from depotfs.types import FileMetadata
+from depotfs.spool import SpoolFile, State, Target
+from depotfs.types import ABSENT, ANY, FileMetadata, FileStat
 from depotfs.vfs.commits import Commits
+from depotfs.vfs.dirty import Dirty
+from depotfs.vfs.names import Kind
+from depotfs.vfs.nodes import FileNode
 from depotfs.vfs.volume import Volume
 
 _log = logging.getLogger(__name__)
-_LONGEST_DELAY = 300.0
 
 
-class Recovery:
-    """Lands spool files that were left by an earlier daemon.
+def recover(files: Iterable[SpoolFile], volumes: Iterable[Volume], commits: Commits) -> None:
+    """Decides what becomes of each file that an earlier daemon left, oldest first.
 
-    Attributes:
-        left: files that are still to land.
+    A sealed one of a storage that is configured is a dirty file again, its commit about to be made (a scratch
+    file's after its delay). One that was never closed or synced is held for a person. One whose storage the
+    configuration does not have waits.
     """
-
-    def __init__(self, volumes: Iterable[Volume], commits: Commits) -> None:
-        self._volumes = {volume.remote.identity: volume for volume in volumes}
-        self._commits = commits
-        self._hurry = trio.Event()
-        self._done = trio.Event()
-        self.left: set[SpoolFile] = set()
-
-    def sort(self, files: Iterable[SpoolFile]) -> None:
-        """Decides what becomes of each: sealed ones are landed by `run`, unfinished ones held for a person."""
-        for file in files:
-            where = f"spool file {file.number} ({file.target.storage}/{file.target.filename}, {file.size} bytes)"
-            if file.state is State.OPEN:
-                file.hold("it was never closed or synced")
-                _log.warning("%s was never closed before the daemon ended; it is kept in the spool", where)
-            elif file.state is State.SEALED and file.target.identity in self._volumes:
-                self.left.add(file)
-            elif file.state is State.SEALED:
-                _log.warning("%s waits for its storage %s to be configured again", where, file.target.identity)
-
-    async def run(self) -> None:
-        """All are landed or held, however long their storages are down."""
-        async with trio.open_nursery() as nursery:
-            for file in sorted(self.left, key=lambda file: file.number):
-                nursery.start_soon(self._land, file)
-        self._done.set()
-
-    async def hurry(self) -> None:
-        """Each of them was tried once more before this returns; what is not landed then stays for the next mount."""
-        self._hurry.set()
-        await self._done.wait()
-
-    async def _land(self, file: SpoolFile) -> None:
-        delay = 1.0
-        while not await self._try(file):
-            if self._hurry.is_set():
-                return
-            with trio.move_on_after(delay):
-                await self._hurry.wait()
-            delay = min(_LONGEST_DELAY, delay * 2)
-        self.left.discard(file)
-
-    async def _try(self, file: SpoolFile) -> bool:
-        """False: to be tried again."""
-        volume = self._volumes[file.target.identity]
+    by_identity = {volume.remote.identity: volume for volume in volumes}
+    for file in files:
         target = file.target
-        try:
-            if not await self._commits.find_landed(volume, file):
-                metadata = FileMetadata(target.filename, target.content_type, target.modified or 0)
-                content = FileContent(file.path, file.fd, file.size, movable=file.staged)
-                volume.disturb(target.file_id)
-                await volume.remote.put(
-                    content, metadata, file_id=target.file_id, expect=target.expect, commit=target.commit, quick=False
-                )
-                volume.disturb(target.file_id)
-                if content.moved:
-                    file.committed(moved=True)
-        except (AlreadyStored, VersionChanged) as error:
-            file.hold(str(error))
-            _log.warning("spool file %d cannot land: %s; it is kept in the spool", file.number, error)
-            return True
-        except (DepotError, OSError) as error:
-            transient = not isinstance(error, DepotError) or error.transient
-            if not transient:
-                file.hold(str(error))
-            _log.warning("spool file %d has not landed yet: %s", file.number, error)
-            return not transient
-        file.committed()
-        file.close()
-        _log.info("spool file %d of an earlier mount landed as %s/%s", file.number, target.storage, target.file_id)
-        return True
+        where = f"spool file {file.number} ({target.storage}/{target.filename}, {file.size} bytes)"
+        if file.state is State.OPEN:
+            file.hold("it was never closed or synced")
+            _log.warning("%s was never closed before the daemon ended; it is kept in the spool", where)
+        elif file.state is State.SEALED and target.identity in by_identity:
+            _show(file, by_identity[target.identity], commits)
+            _log.info("%s of an earlier mount is to be stored", where)
+        elif file.state is State.SEALED:
+            _log.warning("%s waits for its storage %s to be configured again", where, target.identity)
+
+
+def _show(file: SpoolFile, volume: Volume, commits: Commits) -> None:
+    target = file.target
+    scratch = _scratch_name(target, volume)
+    older = volume.nodes.get(target.file_id) if scratch is None else volume.scratch.get(scratch)
+    if older is not None and older.dirty is not None:
+        older.dirty.file.hold(f"spool file {file.number} is a later state of the same file")
+        _forget(older, commits)
+    node = volume.add(target.file_id, scratch)
+    node.dirty = Dirty(file, _base(target), changed=True)
+    node.dirty.modified = target.modified or node.dirty.modified
+    node.dirty.failures = 1  # it may have landed: that is looked for first
+    node.dirty.attempts.add(target.commit)
+    commits.pending.schedule(node, 0 if scratch is None else volume.options.scratch_delay)
+
+
+def _scratch_name(target: Target, volume: Volume) -> bytes | None:
+    if target.name is None:
+        return None
+    name = volume.rules.parse(target.name.encode())
+    return target.name.encode() if name.kind is Kind.SCRATCH and target.file_id in name.ids else None
+
+
+def _base(target: Target) -> FileStat | None:
+    """What the promise was conditional on, as far as a commit needs to know it."""
+    if target.expect is ANY or target.expect == ABSENT:
+        return None
+    metadata = FileMetadata(target.filename, target.content_type, target.modified or 0)
+    return FileStat(target.file_id, 0, target.expect, "", metadata, 0)
+
+
+def _forget(node: FileNode, commits: Commits) -> None:
+    commits.pending.cancel(node)
+    node.dirty = None
+    if node.scratch is not None:
+        del node.volume.scratch[node.scratch]
+        node.scratch = None
+    node.volume.settle(node)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from functools import partial
-
-import trio
 
 from depotfs.errors import AlreadyStored, DepotError, FileNotStored, InvalidName, VersionChanged
 from depotfs.types import ABSENT, FileId
@@ -123,7 +120,7 @@ class Renames:
             elif volume.options.background and source.dirty is not None and source.base is None:
                 self._take_place(source, target, file_id)
                 source.dirty.base = base
-                await trio.to_thread.run_sync(partial(self._commits.seal, source, called, durable=True))
+                await self._commits.seal_durably(source, called)
                 self._commits.pending.schedule(source, 0)
                 return
             else:

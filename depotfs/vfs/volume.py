@@ -72,7 +72,6 @@ class Volume:
 
     def disturb(self, *file_ids: FileId) -> None:
         """This mount changed these files: call it when a change begins to show in the storage, and when it is done."""
-        self.mtime_ns = time.time_ns()
         for file_id in file_ids:
             self._absent.pop(file_id, None)
         for question in self._questions:
@@ -100,6 +99,10 @@ class Volume:
                 await request.done.wait()
             if request.valid:
                 return request.answer
+
+    def names_changed(self) -> None:
+        """An entry of the directory came, went or was renamed: that is what its own time tells."""
+        self.mtime_ns = time.time_ns()
 
     def note_absent(self, file_ids: Iterable[FileId]) -> None:
         """The storage was just seen to have none of these; a create that follows need not ask again."""

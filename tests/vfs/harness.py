@@ -141,7 +141,7 @@ async def mounted(storage: FileStorage, directory: Path, options: VolumeOptions 
             await nursery.start(fs.run)
             tree.directory = (await fs.lookup(ROOT, b"docs", 0)).node_id
             yield tree
-            await fs.drain()
+            await fs.finish()
             nursery.cancel_scope.cancel()
     finally:
         catalog.close()
