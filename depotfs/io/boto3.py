@@ -27,7 +27,7 @@ from depotfs.io.s3_errors import ConditionFailed, UploadGone
 from depotfs.io.s3_parts import LARGEST_OBJECT, copy_parts, pieces_of, send_parts
 from depotfs.io.s3_requests import NO_CONDITION, Fields, Head, S3Requests, Stored, quoted
 from depotfs.io.times import format_stored, parse_stored
-from depotfs.io.utils import decode_header_text, encode_header_text, make_content_disposition
+from depotfs.io.utils import check_header_text, decode_header_text, encode_header_text, make_content_disposition
 from depotfs.types import (
     ABSENT,
     ANY,
@@ -244,7 +244,7 @@ class S3Storage(NativeStorage):
         }
         return {
             **self._fixed,
-            "ContentType": metadata.content_type,
+            "ContentType": check_header_text(metadata.content_type, "content type"),
             "ContentDisposition": make_content_disposition("inline", metadata.filename),
             "Metadata": texts,
         }

@@ -61,6 +61,7 @@ _BY_CODE: Final[dict[str, type[DepotError]]] = {
     "InternalError": StorageUnavailable,
     "ServiceUnavailable": StorageUnavailable,
     "MetadataTooLarge": InvalidMetadata,
+    "RequestHeaderSectionTooLarge": InvalidMetadata,
     "InvalidBucketName": ConfigurationError,
     "PermanentRedirect": ConfigurationError,
     "AuthorizationHeaderMalformed": ConfigurationError,

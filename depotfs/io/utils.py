@@ -154,6 +154,17 @@ def encode_header_text(text: str, what: str = "filename") -> str:
 
 def decode_header_text(text: str) -> str:
     """What `encode_header_text` was given."""
+def check_header_text(text: str, what: str) -> str:
+    """The text, which an HTTP header can carry as it is.
+
+    Raises:
+        InvalidMetadata: (a ValueError) it is not printable ASCII.
+    """
+    if not (text.isascii() and text.isprintable()):
+        raise InvalidMetadata(f"The {what} {text!r} cannot be stored: it must be printable ASCII")
+    return text
+
+
     return unquote(text)
 
 

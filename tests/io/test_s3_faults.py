@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from depotfs.errors import AccessDenied, DepotError, FileNotStored, StorageMissing, StorageUnavailable, VersionChanged
+from depotfs.errors import (
+    AccessDenied,
+    FileNotStored,
+    InvalidMetadata,
+    StorageMissing,
+    StorageUnavailable,
+    VersionChanged,
+)
 from depotfs.io.boto3 import S3Storage
 from depotfs.io.content import BytesContent, StreamContent
 from depotfs.types import ABSENT, FileId, FileMetadata
@@ -241,6 +248,9 @@ def test_foreign_objects(minio: S3Server) -> None:
 def test_errors_name_what_failed(storage: S3Storage, minio: S3Server) -> None:
     with pytest.raises(FileNotStored, match=f"{storage._settings.bucket}/{FILE}"):
         storage.get(FILE)
-    with pytest.raises(DepotError, match=r"content type|ContentType|InvalidMetadata|header"):
-        put(storage, b"x", metadata=FileMetadata("a", "text/plain\r\nX-Evil: 1", 0))
+    for unfit in ("text/plain\r\nX-Evil: 1", "text/\0", "text/имя", "text/\udce9"):
+        with pytest.raises(InvalidMetadata, match="content type"):
+            put(storage, b"x", metadata=FileMetadata("a", unfit, 0))
+    with pytest.raises(InvalidMetadata, match="MetadataTooLarge"):
+        storage.create(b"x", "a" * 5000)
     assert storage.list() == []
