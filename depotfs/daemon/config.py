@@ -161,6 +161,7 @@ class _Reader:
     def _read_options(
         self, backend: str, named: _Entry, storage: _Entry, keys: Mapping[str, _Entry]
     ) -> dict[str, object]:
+        before = len(self._mistakes)
         constructed = {key: self._construct(item) for key, item in keys.items()}
         given = {key: value for key, value in constructed.items() if value is not _MISTAKEN}
         try:
@@ -173,10 +174,20 @@ class _Reader:
             self._refuse_others(keys, arguments.names)
         for name in arguments.missing(keys):
             self._note(_Entry(f"{storage.path}.{name}", storage.line, storage.value), f"missing, {backend} needs it")
-        return {
+        options = {
             key: self._fit(keys[key], arguments, key, value, _PATHS.get(key) in ("", constructor.__module__))
             for key, value in given.items()
         }
+        if constructor.__module__.startswith("depotfs.") and len(self._mistakes) == before:
+            self._try(constructor, options, storage)
+        return options
+
+    def _try(self, constructor: Callable[..., Any], options: Mapping[str, object], storage: _Entry) -> None:
+        """Notes what only the class knows to be wrong. Ours ask nobody for anything before they are used."""
+        try:
+            constructor(**options).close()
+        except (TypeError, ValueError) as error:
+            self._note(storage, str(error))
 
     def _fit(self, entry: _Entry, arguments: Arguments, name: str, value: object, is_path: bool) -> object:
         """The value as the constructor wants it."""

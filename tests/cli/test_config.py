@@ -40,3 +40,19 @@ def test_a_single_mistake_reads_like_any_other_message(command: Command) -> None
     ended = command.run("config", "check", "none.yaml")
     assert ended.returncode == Exit.USAGE
     assert ended.stderr == "depotfs: none.yaml: cannot be read: No such file or directory\n"
+
+
+def test_what_only_the_class_knows_to_be_wrong_is_named_too(command: Command) -> None:
+    (command.directory / "depotfs.yaml").write_text(
+        "storages:\n"
+        "  scans: {backend: depotfs.io.gridfs.GridFSStorage, mongouri: 'mongodb://localhost'}\n"
+        "  faces: {backend: depotfs.io.boto3.S3Storage}\n"
+        "  ideas: {backend: depotfs.io.gcs.GCSStorage, bucket: ideas, presign: 99d}\n"
+    )
+    ended = command.run("config", "check")
+    assert ended.returncode == Exit.USAGE
+    assert [line.split(": ")[:2] for line in ended.stderr.splitlines()] == [
+        ["depotfs.yaml:2", "storages.scans"],
+        ["depotfs.yaml:3", "storages.faces"],
+        ["depotfs.yaml:4", "storages.ideas"],
+    ]
