@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from depotfs.errors import (
     AccessDenied,
@@ -119,6 +120,8 @@ class S3Storage(NativeStorage):
             raise ConfigurationError(f"S3 policy must be public-read or private, not {policy!r}")
         if bool(access_key_id) != bool(secret_access_key):
             raise ConfigurationError("S3 access_key_id and secret_access_key are given both or neither")
+        if endpoint_url and "@" in urlsplit(endpoint_url).netloc:
+            raise ConfigurationError("S3 endpoint_url must hold no user and password")
         if not bucket and not access_key_id:
             raise ConfigurationError("S3 bucket must be given where access_key_id is not")
         self._policy = policy

@@ -39,6 +39,9 @@ class Target:
         if not isinstance(uri, str) or not uri.startswith(("mongodb://", "mongodb+srv://")):
             raise ConfigurationError("mongouri must begin with mongodb:// or mongodb+srv://")
         split = urlsplit(uri)
+        if "@" in split.path + split.fragment or ("@" in split.query and "@" not in split.netloc):
+            # Before anything of it is named in a message: what is taken for the host is the user and the password.
+            raise ConfigurationError("mongouri has a user or password with / ? # or @ that is not percent-encoded")
         self.uri = uri
         self.hosts = ",".join(sorted(unquote(split.netloc.rpartition("@")[2]).lower().split(",")))
         self.database = unquote(split.path.lstrip("/")).partition(".")[0]

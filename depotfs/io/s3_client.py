@@ -54,11 +54,8 @@ class S3Settings:
 
     @property
     def place(self) -> str:
-        """Endpoint without what a URL may carry of credentials."""
-        if not self.endpoint_url:
-            return "AWS"
-        parts = urlsplit(self.endpoint_url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        """The endpoint, for messages."""
+        return self.endpoint_url or "AWS"
 
 
 class S3Client:

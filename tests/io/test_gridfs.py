@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
 from collections.abc import Iterator
 from datetime import datetime
@@ -249,11 +250,17 @@ class TestConnection:
             "localhost/database",
             "mongodb://localhost:port/database",
             "mongodb://localhost/database?w=0",
+            "mongodb://user:my/secret@localhost/database",
+            "mongodb://user:my?secret@localhost/database",
+            "mongodb://user:my#secret@localhost/database",
+            "mongodb+srv://user:my/secret@example.org/database",
+            "mongodb+srv://user:my@se/secret@example.org/database",
         ],
     )
     def test_wrong_uri(self, wrong: str) -> None:
         with pytest.raises(ConfigurationError):
             GridFSStorage(wrong)
+        assert not re.search("my|secret", str(caught.value))
 
     def test_nothing_is_sent_by_the_constructor(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(socket.socket, "connect", _refuse)
