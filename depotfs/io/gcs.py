@@ -100,9 +100,10 @@ class GCSStorage(NativeStorage):
         endpoint = _url(endpoint or emulator or DEFAULT_ENDPOINT)
         self.bucket_name = bucket
         self.prefix = prefix
-        self.presign_seconds = None if presign is None else _seconds("presign", presign, LONGEST_SIGNATURE)
         self._public = policy == "public-read"
         self._storage_class = storage_class
+        presign_seconds = None if presign is None else _seconds("presign", presign, LONGEST_SIGNATURE)
+        self.presign_seconds = None if self._public else presign_seconds
         self._requests = GcsRequests(
             endpoint,
             project_id,

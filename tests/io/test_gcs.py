@@ -252,6 +252,8 @@ class TestAccess:
             assert _fetched(url) == b"private"
         with pytest.raises(urllib.error.HTTPError, match="403"):
             _fetched(str(file.public_url).partition("?")[0])
+        public = new_storage(gcs_fake, policy="public-read", presign="1h")
+        assert public.presign_seconds is None  # its URLs are plain ones, good for ever
         unsigned = new_storage(gcs_fake, presign="1h")
         assert unsigned.get(unsigned.create(b"x")).public_url is None
 
