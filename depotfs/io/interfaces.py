@@ -392,10 +392,7 @@ class ReaderStream(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._reader.stat.size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"negative seek position {base + offset}")
-        self._position = base + offset
+        self._position = sought(offset, whence, self._position, self._reader.stat.size)
         return self._position
 
     def readinto(self, buffer: Any) -> int:
@@ -422,6 +419,16 @@ def check_expected(storage: FileStorage, file_id: FileId, expect: Expected) -> F
         if expect == PRESENT:
             raise
         raise VersionChanged(f"File {file_id} was deleted in {storage.identity()}") from None
+def sought(offset: int, whence: int, position: int, size: int) -> int:
+    """Where `seek` leads from `position` in a file of that size, as io has it. ValueError: nowhere."""
+    base = {io.SEEK_SET: 0, io.SEEK_CUR: position, io.SEEK_END: size}.get(whence)
+    if base is None:
+        raise ValueError(f"invalid whence {whence!r}")
+    if base + offset < 0:
+        raise ValueError(f"negative seek position {base + offset}")
+    return base + offset
+
+
     if expect == ABSENT:
         raise AlreadyStored(f"File {file_id} is there already in {storage.identity()}")
     if expect not in (PRESENT, found.version):

@@ -17,7 +17,7 @@ from depotfs.io import utils
 from depotfs.io.checksums import ALGORITHMS, Checksums
 from depotfs.io.content import Content
 from depotfs.io.ids import IdForm, canonical, is_canonical, new_uuid
-from depotfs.io.interfaces import ContentReader, FileStorage, StoredFile
+from depotfs.io.interfaces import ContentReader, FileStorage, StoredFile, sought
 from depotfs.io.times import from_datetime, parse_stored, to_datetime
 from depotfs.types import ANY, PRESENT, Expected, FileEntry, FileId, FileMetadata, FileStat
 
@@ -171,10 +171,7 @@ class NativeStoredFile(StoredFile):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._check_open()
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.stat.size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"negative seek position {base + offset}")
-        self._position = base + offset
+        self._position = sought(offset, whence, self._position, self.stat.size)
         return self._position
 
     def read(self, n: int | None = -1) -> bytes:

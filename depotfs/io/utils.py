@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import mimetypes
 import os
@@ -121,11 +122,12 @@ def as_content(source: Any) -> Content:
 def _is_field(source: Any) -> bool:
     """Like cgi.FieldStorage or a multipart part: a filename, and the file proper in `.file`."""
     file = getattr(source, "file", None)
-    return getattr(source, "filename", None) is not None and file is not None and file is not False
+    return file is not None and file is not False and getattr(source, "filename", None) is not None
 
 
 def _name_of(source: Any) -> str | None:
-    filename = getattr(source, "filename", None)
+    # Asking a GzipFile for this is deprecated, and an error under `-W error`; its `name` tells the same.
+    filename = None if isinstance(source, gzip.GzipFile) else getattr(source, "filename", None)
     if filename is not None:
         return filename if isinstance(filename, str) else os.fsdecode(filename)
     name = getattr(source, "name", None)  # an int where the file was opened from a descriptor

@@ -65,8 +65,9 @@ class StreamsContract:
         assert (file.seek(-2, io.SEEK_CUR), file.read(2)) == (300_000, data[300_000:300_002])
         assert (file.seek(700_000), file.read(5)) == (700_000, b"")
         assert (file.seek(0), file.read()) == (0, data)
-        with pytest.raises(ValueError, match="negative"):
-            file.seek(-1)
+        for offset, whence, why in ((-1, io.SEEK_SET, "negative"), (0, 9, "whence")):
+            with pytest.raises(ValueError, match=why):
+                file.seek(offset, whence)
 
     def test_readinto(self, storage: FileStorage) -> None:
         file = storage.get(storage.create(b"0123456789"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,15 @@ def test_existing_file_gives_what_nothing_tells() -> None:
     assert fileinfo(b"x", None, "x/y", existing)[1:] == ("old.png", "x/y")
     assert fileinfo(b"x", "a.unknownending", None, existing)[1:] == ("a.unknownending", "image/png")
     assert fileinfo(b"x", "", "", existing)[1:] == ("old.png", "image/png")
+
+
+def test_nothing_is_asked_that_warns() -> None:
+    """`filename` of a GzipFile is deprecated: whoever turns warnings into errors could store none."""
+    packed = gzip.GzipFile("/tmp/dir/a.txt.gz", "rb", fileobj=io.BytesIO(gzip.compress(b"data")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source, name, _ = fileinfo(packed)
+        assert (name, as_content(source).read(9)) == ("a.txt.gz", b"data")
 
 
 def test_content_of_a_field_is_its_file() -> None:
