@@ -61,8 +61,8 @@ _LONGEST_PRESIGN: Final = 7 * 86400.0  # SigV4's limit
 class S3Storage(NativeStorage):
     """A bucket of AWS S3 or of a server that speaks its protocol.
 
-    No request is made by the constructor (but for `create_bucket`), nothing is made public and no ACL is sent unless
-    `policy` is "public-read", and no other endpoint is asked than the configured one.
+    No request is made by the constructor, nothing is made public and no ACL is sent unless `policy` is
+    "public-read", and no other endpoint is asked than the configured one.
 
     What is conditional is left to the server: If-None-Match and If-Match of PUT and of completed multipart uploads
     everywhere, those of DELETE and CopyObject on AWS. Elsewhere, and where a server answers 501, the object is
@@ -84,12 +84,12 @@ class S3Storage(NativeStorage):
         kms_key_id: the key for aws:kms.
         requester_pays: agree to pay for the requests.
         presign: how long the signed `public_url` of a private file is valid: seconds, or a text like "1h".
-        create_bucket: make the bucket now if it does not exist.
+        create_bucket: the first request is preceded by one that looks for the bucket, and makes it if there is none.
         timeout: seconds to connect and to wait for the next bytes.
         attempts: how often a request is sent in all where sending it again can help.
 
     Raises:
-        ConfigurationError: an option is wrong, or the bucket is missing.
+        ConfigurationError: an option is wrong.
     """
 
     max_size = LARGEST_OBJECT
@@ -146,11 +146,9 @@ class S3Storage(NativeStorage):
             timeout=timeout,
             attempts=attempts,
         )
-        self._requests = S3Requests(self._settings)
+        owner = {"ObjectOwnership": "BucketOwnerPreferred"} if self._fixed and self._settings.is_aws else {}
+        self._requests = S3Requests(self._settings, new_bucket=owner if create_bucket else None)
         self._lacking: set[str] = set()  # conditions that this server turned out not to know
-        if create_bucket:
-            owner = {"ObjectOwnership": "BucketOwnerPreferred"} if self._fixed and self._settings.is_aws else {}
-            self._requests.create_bucket(owner)
 
     def identity(self) -> str:
         return f"s3 {self._settings.place} {self._settings.bucket}/{self._prefix}"

@@ -44,8 +44,8 @@ _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 class GCSStorage(NativeStorage):
     """A bucket, or what lies under a prefix of it.
 
-    Nothing is asked of the service before it is needed, unless `create_bucket` is given. All that is asked goes to
-    `endpoint` (access tokens come from where the credentials say). The default sends no access list at all.
+    Nothing is asked of the service before it is needed. All that is asked goes to `endpoint` (access tokens come from
+    where the credentials say). The default sends no access list at all.
 
     A version is the object's generation, so every expectation is checked by the service in the step that it is for.
     A replaced or deleted file's readers get VersionChanged, except in a bucket that keeps old generations.
@@ -64,7 +64,8 @@ class GCSStorage(NativeStorage):
             where none are given), else Google's.
         anonymous: no credentials are used, and none are looked for.
         presign: where nothing is public: how long the signed `public_url` is valid, seconds or a text like "1h".
-        create_bucket: the constructor makes the bucket if it does not exist.
+        create_bucket: the first request is preceded by one that looks for the bucket, and makes it if there is none;
+            it raises ConfigurationError where neither `project_id` nor the credentials say in which project.
         timeout: seconds of silence after which an attempt has failed; attempts: how many there are at most.
     Raises:
         ConfigurationError: an option is wrong.
@@ -101,9 +102,9 @@ class GCSStorage(NativeStorage):
         self.bucket_name = bucket
         self.prefix = prefix
         self._public = policy == "public-read"
-        self._storage_class = storage_class
         presign_seconds = None if presign is None else _seconds("presign", presign, LONGEST_SIGNATURE)
         self.presign_seconds = None if self._public else presign_seconds
+        self._storage_class = storage_class
         self._requests = GcsRequests(
             endpoint,
             project_id,
@@ -111,9 +112,10 @@ class GCSStorage(NativeStorage):
             anonymous=anonymous,
             timeout=_seconds("timeout", timeout, 3600.0),
             attempts=attempts,
+            new_bucket=({"name": bucket} | ({"storageClass": storage_class} if storage_class else {}))
+            if create_bucket
+            else None,
         )
-        if create_bucket:
-            self._requests.make_bucket(bucket, storage_class)
 
     # --- what it is ------------------------------------------------------------------------------------------
 

@@ -106,6 +106,7 @@ class GcsRequests:
         anonymous: no credentials at all, and nothing is looked up to find some.
         timeout: seconds without a byte after which an attempt has failed.
         attempts: how often a request is made at most before StorageUnavailable is raised.
+        new_bucket: resource of a bucket that is made before the first request if there is none; None: none is made.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class GcsRequests:
         anonymous: bool,
         timeout: float,
         attempts: int,
+        new_bucket: Mapping[str, str] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.endpoint = endpoint
@@ -125,6 +127,8 @@ class GcsRequests:
         self._anonymous = anonymous
         self._timeout = timeout
         self._attempts = attempts
+        self._new_bucket = new_bucket
+        self._making = threading.Lock()  # around making it, so that one thread does and the others find it
         self._sleep = sleep
         self._client: Any = None
         self._session: Any = None
@@ -205,6 +209,19 @@ class GcsRequests:
             AccessDenied, StorageMissing, QuotaExceeded, TooLarge: the server refused for that reason.
             StorageUnavailable: it did not answer, or was failing or throttling, at every attempt.
         """
+        self._make_bucket()
+        return self._send(what, method, url, params, headers, body, attempts or self._attempts)
+
+    def _send(
+        self,
+        what: str,
+        method: str,
+        url: str,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        body: bytes | dict[str, Any] | None,
+        attempts: int,
+    ) -> Answer:
         head = dict(headers or {})
         if isinstance(body, dict):
             body = json.dumps(body).encode()
@@ -217,13 +234,14 @@ class GcsRequests:
                 content = b"".join(self._received(response, decode=True, size=length))
                 return Answer(response.status_code, response.headers, content, repeated)
 
-        return self._repeat(what, attempt, attempts or self._attempts)
+        return self._repeat(what, attempt, attempts)
 
     def download(self, what: str, url: str, params: Mapping[str, str], offset: int, size: int) -> Answer:
         """Bytes of an object exactly as they are stored; a body that was cut short is completed by further requests.
 
         Raises: as `send`; ContentDamaged: the server sent other bytes than were asked for.
         """
+        self._make_bucket()
         pieces: list[bytes] = []
 
         def attempt(repeated: bool) -> Answer:
@@ -336,19 +354,29 @@ class GcsRequests:
         ours = urlsplit(self.endpoint)
         return urlunsplit((ours.scheme, ours.netloc, *urlsplit(location)[2:]))
 
-    def make_bucket(self, bucket: str, storage_class: str | None) -> None:
-        """The bucket exists, made in the project if it did not. Raises ConfigurationError without a project."""
-        what = f"Making bucket {bucket}"
+    def _make_bucket(self) -> None:
+        """The bucket exists, if it is to be made; made if it did not. What fails is tried again by the next call."""
+        if self._new_bucket is None:
+            return
+        with self._making:
+            if self._new_bucket is not None:
+                self._make(self._new_bucket)
+                self._new_bucket = None
+
+    def _make(self, resource: Mapping[str, str]) -> None:
+        what = f"Making bucket {resource['name']}"
         try:
-            if self.send(what, "GET", bucket_path(bucket), params={"fields": "name"}).ok:
+            path = bucket_path(resource["name"])
+            if self._send(what, "GET", path, {"fields": "name"}, None, None, self._attempts).ok:
                 return
+        except AccessDenied:
+            return  # it is there, but may not be looked at
         except StorageMissing:
             pass
         project = self.client.project
         if not project:
             raise ConfigurationError(f"{what}: project_id must say in which project")
-        resource = {"name": bucket} | ({"storageClass": storage_class} if storage_class else {})
-        answer = self.send(what, "POST", "/storage/v1/b", params={"project": project}, body=resource)
+        answer = self._send(what, "POST", "/storage/v1/b", {"project": project}, None, dict(resource), self._attempts)
         if not answer.ok and answer.status != 409:  # 409: somebody else was faster
             raise StorageMissing(f"{what}: {self.endpoint} answered {answer.status}: {answer.message}")
 

@@ -403,6 +403,16 @@ class ReaderStream(io.RawIOBase):
         return len(data)
 
 
+def sought(offset: int, whence: int, position: int, size: int) -> int:
+    """Where `seek` leads from `position` in a file of that size, as io has it. ValueError: nowhere."""
+    base = {io.SEEK_SET: 0, io.SEEK_CUR: position, io.SEEK_END: size}.get(whence)
+    if base is None:
+        raise ValueError(f"invalid whence {whence!r}")
+    if base + offset < 0:
+        raise ValueError(f"negative seek position {base + offset}")
+    return base + offset
+
+
 def check_expected(storage: FileStorage, file_id: FileId, expect: Expected) -> FileStat | None:
     """The current stat if it is as expected, None where nothing is stored and that is allowed.
 
@@ -419,16 +429,6 @@ def check_expected(storage: FileStorage, file_id: FileId, expect: Expected) -> F
         if expect == PRESENT:
             raise
         raise VersionChanged(f"File {file_id} was deleted in {storage.identity()}") from None
-def sought(offset: int, whence: int, position: int, size: int) -> int:
-    """Where `seek` leads from `position` in a file of that size, as io has it. ValueError: nowhere."""
-    base = {io.SEEK_SET: 0, io.SEEK_CUR: position, io.SEEK_END: size}.get(whence)
-    if base is None:
-        raise ValueError(f"invalid whence {whence!r}")
-    if base + offset < 0:
-        raise ValueError(f"negative seek position {base + offset}")
-    return base + offset
-
-
     if expect == ABSENT:
         raise AlreadyStored(f"File {file_id} is there already in {storage.identity()}")
     if expect not in (PRESENT, found.version):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import random
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -95,10 +96,16 @@ def quoted(etag: str) -> str:
 
 
 class S3Requests:
-    """Requests to the bucket of `settings`, from any thread. No request is made before the first method is called."""
+    """Requests to the bucket of `settings`, from any thread. No request is made before the first method is called.
 
-    def __init__(self, settings: S3Settings) -> None:
+    Args:
+        new_bucket: fields of a bucket that is made before the first request if there is none; None: none is made.
+    """
+
+    def __init__(self, settings: S3Settings, new_bucket: Fields | None = None) -> None:
         self.settings = settings
+        self._new_bucket = new_bucket
+        self._making = threading.Lock()  # around making it, so that one thread does and the others find it
         self._client = S3Client(settings)
         self._clock = ServerClock()
         self._bucket_seen = False
@@ -106,15 +113,19 @@ class S3Requests:
     @contextmanager
     def _call(self, verb: str, key: str) -> Iterator[dict[str, Any]]:
         """Inside: the parameters that every request has. What boto3 raises leaves as an error of ours."""
-        settings = self.settings
-        common: dict[str, Any] = {"Bucket": settings.bucket}
+        if self._new_bucket is not None:
+            self._make_bucket()
+        with translated(f"S3 {verb} {self.settings.bucket}/{key} at {self.settings.place}"):
+            yield self._common(key)
+        self._bucket_seen = True
+
+    def _common(self, key: str) -> dict[str, Any]:
+        common = {"Bucket": self.settings.bucket}
         if key:
             common["Key"] = key
-        if settings.requester_pays:
+        if self.settings.requester_pays:
             common["RequestPayer"] = "requester"
-        with translated(f"S3 {verb} {settings.bucket}/{key} at {settings.place}"):
-            yield common
-        self._bucket_seen = True
+        return common
 
     def close(self) -> None:
         self._client.close()
@@ -304,24 +315,30 @@ class S3Requests:
 
     def presigned(self, key: str, seconds: float) -> str:
         """A URL that lets its holder GET the object for so long; made without a request."""
-        with self._call("presign", key) as common:
-            return str(
-                self._client.current().generate_presigned_url("get_object", Params=common, ExpiresIn=int(seconds))
-            )
+        params = self._common(key)
+        with translated(f"S3 presign {self.settings.bucket}/{key} at {self.settings.place}"):
+            client = self._client.current()
+            return str(client.generate_presigned_url("get_object", Params=params, ExpiresIn=max(1, int(seconds))))
 
-    def create_bucket(self, fields: Fields) -> None:
-        """The bucket exists; made in the client's region if it did not."""
-        client = self._client.current()
-        with translated(f"S3 create bucket {self.settings.bucket} at {self.settings.place}"):
+    def _make_bucket(self) -> None:
+        """The bucket exists, made in the client's region if it did not. What fails is tried again by the next call."""
+        with self._making, translated(f"S3 create bucket {self.settings.bucket} at {self.settings.place}"):
+            if self._new_bucket is None:
+                return
+            client, fields = self._client.current(), self._new_bucket
             region = client.meta.region_name
             if region != "us-east-1":
                 fields = {**fields, "CreateBucketConfiguration": {"LocationConstraint": region}}
             try:
                 client.head_bucket(Bucket=self.settings.bucket)
             except client.exceptions.ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                if status not in (403, 404):  # 403: it is there, but may not be looked at
                     raise
-                client.create_bucket(Bucket=self.settings.bucket, **fields)
+                if status == 404:
+                    with suppress(client.exceptions.BucketAlreadyOwnedByYou):  # another process was faster
+                        client.create_bucket(Bucket=self.settings.bucket, **fields)
+            self._new_bucket = None
 
 
 _GRANTS: Final = {

@@ -154,8 +154,6 @@ def encode_header_text(text: str, what: str = "filename") -> str:
         raise InvalidMetadata(f"The {what} {text!r} is not valid Unicode: {error.reason}") from None
 
 
-def decode_header_text(text: str) -> str:
-    """What `encode_header_text` was given."""
 def check_header_text(text: str, what: str) -> str:
     """The text, which an HTTP header can carry as it is.
 
@@ -167,6 +165,8 @@ def check_header_text(text: str, what: str) -> str:
     return text
 
 
+def decode_header_text(text: str) -> str:
+    """What `encode_header_text` was given."""
     return unquote(text)
 
 

@@ -18,7 +18,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from depotfs.errors import AccessDenied, ConfigurationError
+from depotfs.errors import AccessDenied, ConfigurationError, StorageUnavailable
 from depotfs.io.gcs import GCSStorage
 from depotfs.io.gcs_upload import PIECE
 from depotfs.io.ids import new_uuid
@@ -301,12 +301,19 @@ class TestLife:
 
     def test_create_bucket(self, gcs_fake: FakeGcsServer) -> None:
         options = gcs_fake.storage_options("made-" + new_uuid()) | {"create_bucket": True, "storage_class": "COLDLINE"}
-        for _ in range(2):
-            storage = GCSStorage(**options)
-            assert storage.list() == []
-        assert storage.client.get_bucket(storage.bucket_name).storage_class == "COLDLINE"
+        first = GCSStorage(**options, attempts=1)
+        assert gcs_fake.requests(first.bucket_name) == []
+        with gcs_fake.faults({"status": 503}), pytest.raises(StorageUnavailable):  # nothing final
+            first.list()
+        with ThreadPoolExecutor(4) as pool:
+            ids = set(pool.map(lambda _: first.create(b"x"), range(4)))
+        before = len(gcs_fake.requests(first.bucket_name))
+        second = GCSStorage(**options)
+        assert set(second.list()) == ids
+        assert len(gcs_fake.requests(first.bucket_name)) == before + 2
+        assert second.client.get_bucket(second.bucket_name).storage_class == "COLDLINE"
         with pytest.raises(ConfigurationError, match="project_id"):
-            GCSStorage(**options | {"bucket": "made-" + new_uuid(), "project_id": None})
+            GCSStorage(**options | {"bucket": "made-" + new_uuid(), "project_id": None}).list()
 
     @pytest.mark.parametrize(
         "wrong",

@@ -258,7 +258,7 @@ class TestConnection:
         ],
     )
     def test_wrong_uri(self, wrong: str) -> None:
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(ConfigurationError) as caught:
             GridFSStorage(wrong)
         assert not re.search("my|secret", str(caught.value))
 

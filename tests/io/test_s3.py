@@ -14,7 +14,15 @@ from typing import Any
 
 import pytest
 
-from depotfs.errors import AlreadyStored, ConfigurationError, ContentDamaged, TooLarge, VersionChanged
+from depotfs.errors import (
+    AlreadyStored,
+    ConfigurationError,
+    ContentDamaged,
+    StorageMissing,
+    StorageUnavailable,
+    TooLarge,
+    VersionChanged,
+)
 from depotfs.io import boto3, s3_parts
 from depotfs.io.boto3 import S3Storage
 from depotfs.io.content import BytesContent
@@ -280,11 +288,32 @@ def test_threads_and_a_forked_child_have_clients(minio: S3Server) -> None:
 
 
 @pytest.mark.xdist_group("minio")
-def test_bucket_is_made_only_when_asked(minio: S3Server) -> None:
+def test_bucket_is_made_by_the_first_request_and_only_when_asked(minio: S3Server, proxy: FaultProxy) -> None:
+    def storage(*, create_bucket: bool) -> S3Storage:
+        options: dict[str, Any] = {"endpoint_url": proxy.endpoint, "create_bucket": create_bucket, "attempts": 1}
+        return S3Storage(minio.access_key, minio.secret_key, bucket, **options)
+
     bucket = f"made-{new_uuid()}"
-    for _ in range(2):
-        S3Storage(minio.access_key, minio.secret_key, bucket, endpoint_url=minio.endpoint, create_bucket=True)
-    assert minio.client().head_bucket(Bucket=bucket)
+    with pytest.raises(StorageMissing):
+        storage(create_bucket=False).create(b"x")
+    first = storage(create_bucket=True)
+    proxy.refused = 1
+    with pytest.raises(StorageUnavailable):  # a server that is down when it starts, or later, is nothing final
+        first.list()
+    with ThreadPoolExecutor(4) as pool:
+        ids = set(pool.map(lambda _: first.create(b"x"), range(4)))
+    del proxy.requests[:]
+    assert set(storage(create_bucket=True).list()) == ids
+    assert [line.split()[0] for line in proxy.requests] == [b"HEAD", b"GET"]
+    assert storage(create_bucket=False).presigned_url(first.stat(FileId(ids.pop())), 0.5)
+
+
+@pytest.mark.xdist_group("minio")
+def test_a_url_signed_before_is_no_sign_of_a_bucket(minio: S3Server) -> None:
+    storage = S3Storage(minio.access_key, minio.secret_key, "no-such-bucket", endpoint_url=minio.endpoint)
+    assert storage.presigned_url(FileStat(FILE, 1, "v", "r", METADATA, 0), 0.5)
+    with pytest.raises(StorageMissing):
+        storage.stat(FILE)
 
 
 @pytest.mark.parametrize(
@@ -295,16 +324,18 @@ def test_bucket_is_made_only_when_asked(minio: S3Server) -> None:
         {"secret_access_key": ""},
         {"presign": "soon"},
         {"presign": "8d"},
+        {"endpoint_url": "https://user:pass@s3.example.com"},
     ],
     ids=str,
 )
 def test_wrong_options(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError) as caught:
         S3Storage(**{"access_key_id": "key", "secret_access_key": "secret", **options})
+    assert "pass@" not in str(caught.value)
 
 
 def test_identity_and_default_bucket() -> None:
-    storage = S3Storage("KEY", "the-secret", endpoint_url="https://user:pass@s3.example.com", prefix="p/")
+    storage = S3Storage("KEY", "the-secret", endpoint_url="https://s3.example.com", prefix="p/")
     assert storage.identity() == "s3 https://s3.example.com filedepot-key/p/"
     assert "secret" not in repr(storage._settings)
 
