@@ -90,6 +90,21 @@ class BlockCache:
             return _slice(runs[0], offset, end)
         return b"".join(_slice(run, offset, end) for run in runs)
 
+    def holds(self, key: Hashable) -> bool:
+        """Whether the beginning of that content is here or on its way."""
+        return self._store.find(key, 0) is not None
+
+    def insert(self, key: Hashable, content: bytes) -> None:
+        """That whole content, fetched elsewhere, is here, if there is room beside what is ahead of readers."""
+        if self.holds(key) or not self._store.has_room_ahead(len(content)):
+            return
+        run = Run(Source(key, len(content), _never), 0, len(content), ahead=False)
+        self._store.begin(run)
+        run.data = memoryview(content)
+        self._fetched += run.size
+        self._store.arrived(run)
+        run.settled.set()
+
     def release(self, source: Source) -> None:
         """Its reader is gone: read-ahead that nobody waits for ends; blocks stay, unread ones go first."""
         self._streams.pop(source, None)
@@ -239,6 +254,10 @@ async def _fetch_exactly(source: Source, offset: int, length: int) -> memoryview
     if len(data) != length:
         raise ContentDamaged(f"{len(data)} bytes arrived where {length} were asked for, at {offset} of {source.key}")
     return memoryview(data)
+
+
+async def _never(offset: int, length: int) -> bytes:
+    raise AssertionError(f"{length} bytes at {offset} are here already")
 
 
 def _slice(run: Run, offset: int, end: int) -> memoryview:

@@ -190,6 +190,11 @@ class S3Storage(NativeStorage):
     def open_content(self, file: FileId | FileStat) -> ContentReader:
         return _S3Reader(self._requests, self._prefix, self.stat(file) if isinstance(file, str) else file)
 
+    def load(self, file_id: FileId, largest: int) -> tuple[FileStat, bytes | None]:
+        """As `FileStorage.load`, by one request."""
+        head, content = self._requests.load(self._key(file_id), largest)
+        return _stat_of(file_id, head), content
+
     def public_url(self, stat: FileStat) -> str | None:
         if self._policy == "public-read":
             return self._requests.presigned(self._key(stat.file_id), 60).partition("?")[0]

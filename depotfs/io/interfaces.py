@@ -148,12 +148,14 @@ class FileStorage(ABC):
         inline: its calls take microseconds (a local disk, memory) and may be made on an event loop.
         max_size: the largest content in bytes that it can hold, None for no limit of its own.
         conditional: whether `expect` is checked and acted on in one atomic step by the storage itself.
+        ranged: `open_content` of a stat that is not empty asks nothing; each `pread` fetches just its range.
     """
 
     id_form: ClassVar[IdForm] = IdForm.UUID
     inline: ClassVar[bool] = False
     max_size: int | None = None
     conditional: bool = False
+    ranged: ClassVar[bool] = False
     _warned: bool = False
 
     # --- filedepot's six -------------------------------------------------------------------------------------
@@ -261,6 +263,17 @@ class FileStorage(ABC):
                 reader.close()
                 raise
             reader.close()  # replaced while it was read: what was read may be of either
+
+    def load(self, file_id: FileId, largest: int) -> tuple[FileStat, bytes | None]:
+        """The stat, and the whole content of that version if it has at most `largest` bytes, by few requests.
+
+        Raises: FileNotStored, VersionChanged (replaced in between).
+        """
+        stat = self.stat(file_id)
+        if stat.size > largest:
+            return stat, None
+        with closing(self.open_content(stat)) as reader:
+            return stat, reader.pread(0, stat.size)
 
     def put(
         self, content: Content, metadata: FileMetadata, *, file_id: FileId, expect: Expected = ANY, commit: str = ""

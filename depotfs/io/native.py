@@ -32,6 +32,7 @@ class NativeStorage(FileStorage):
 
     id_form: ClassVar[IdForm] = IdForm.UUID
     conditional = True
+    ranged: ClassVar[bool] = True
     presign_seconds: float | None = None
     """For how long a `public_url` is good once it was made; None: it is a plain one, good for ever."""
 

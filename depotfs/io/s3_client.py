@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import boto3
 from botocore.config import Config
 
-CONNECTIONS: Final = 32
+CONNECTIONS: Final = 80
 """Connections kept open: as many as the mount has requests in flight at once; boto3's 10 would be redialled."""
 _LONGEST_RETRY_AFTER: Final = 20.0
 """Seconds that a call waits because the server asks for it; a caller with more patience is told the rest."""

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -138,6 +138,9 @@ class S3Requests:
         except FileNotStored:
             self._check_bucket()  # a HEAD's answer has no body that could tell a missing bucket
             raise
+        return self._head_of(answer)
+
+    def _head_of(self, answer: Fields) -> Head:
         metadata = {str(name).lower(): str(value) for name, value in answer.get("Metadata", {}).items()}
         fields = {name: answer[name] for name in _KEPT_BY_COPY if answer.get(name)}
         if answer.get("ExpiresString"):
@@ -168,6 +171,17 @@ class S3Requests:
         plain = not str(answer.get("ServerSideEncryption", "")).startswith("aws:kms")
         is_md5 = plain and _MD5.fullmatch(etag) and not self.settings.bucket.endswith("--x-s3")
         return f"md5:{etag}" if is_md5 else ""
+
+    def load(self, key: str, largest: int) -> tuple[Head, bytes | None]:
+        """What `head` tells, and the whole object if it has at most `largest` bytes; one request. FileNotStored."""
+        with self._call("GET", key) as common:
+            answer = self._client.current().get_object(**common, ChecksumMode="ENABLED")
+            head = self._head_of(answer)
+            with closing(answer["Body"]) as body:
+                content = body.read() if head.size <= largest else None  # else the connection is given up
+        if content is not None and len(content) != head.size:
+            raise StorageUnavailable(f"S3 GET {self.settings.bucket}/{key}: {len(content)} of {head.size} bytes came")
+        return head, content
 
     def get(self, key: str, etag: str, offset: int, size: int) -> bytes:
         """Exactly `size` > 0 bytes of that version. VersionChanged if it is gone, FileNotStored if the object is.

@@ -81,9 +81,16 @@ class Remote:
         """As the storage's `pages`."""
         return RemoteListing(self, after)
 
+    async def load(self, file_id: FileId, largest: int) -> tuple[FileStat, bytes | None] | None:
+        """As the storage's `load`, None where nothing is stored."""
+        try:
+            return await self.ask(lambda: self.storage.load(file_id, largest), self._transfers)
+        except FileNotStored:
+            return None
+
     async def open_content(self, stat: FileStat) -> ContentReader:
         """As the storage's `open_content`."""
-        if self.inline:
+        if self.inline or (self.storage.ranged and stat.size):
             return self.storage.open_content(stat)
         return await self.ask(lambda: self.storage.open_content(stat))
 

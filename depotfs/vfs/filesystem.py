@@ -29,10 +29,10 @@ from depotfs.errors import (
 from depotfs.spool import Spool
 from depotfs.types import HandleId, InodeNo
 from depotfs.vfs import attr, tree
+from depotfs.vfs.ahead import Ahead
 from depotfs.vfs.attr import Attr
 from depotfs.vfs.commits import Commits
 from depotfs.vfs.dirty import Dirty
-from depotfs.vfs.exact import ExactAhead
 from depotfs.vfs.handles import DirectoryHandle, FileHandle, HandleTable, RootHandle
 from depotfs.vfs.listing import Listing
 from depotfs.vfs.names import Kind
@@ -90,7 +90,7 @@ class DepotFilesystem:
         self.commits = Commits(spool, self._writing)
         self._removals = Removals(self._writing, self.commits)
         self._renames = Renames(self._writing, self.commits, self._removals)
-        self._ahead: dict[str, ExactAhead] = {}
+        self._ahead: dict[str, Ahead] = {}
         self._root = DirectoryNode(ROOT, "", None)
         table.add_directory(self._root)
         self._directories: dict[bytes, DirectoryNode] = {}
@@ -104,7 +104,7 @@ class DepotFilesystem:
         async with trio.open_nursery() as nursery:
             self._cache.start(nursery)
             for volume in self.volumes.values():
-                self._ahead[volume.name] = ExactAhead(volume, self._catalog, nursery)
+                self._ahead[volume.name] = Ahead(volume, self._cache, self._catalog, nursery)
             nursery.start_soon(self.commits.pending.run)
             task_status.started()
 
@@ -183,8 +183,7 @@ class DepotFilesystem:
         node = self._node(node_id)
         if isinstance(node, DirectoryNode):
             return self._attr(node)
-        if node.stat is None:
-            self._ahead[node.volume.name].asked(node.file_id)
+        self._ahead[node.volume.name].looked(node)
         try:
             await tree.refresh(node)
         except DepotError as error:
@@ -264,6 +263,8 @@ class DepotFilesystem:
 
     async def _prepare_open(self, node: FileNode, *, truncate: bool) -> None:
         try:
+            if not truncate:
+                await self._ahead[node.volume.name].load(node)
             await tree.refresh(node)
             if truncate:
                 dirty = await self._writable(node, keep=0)
@@ -319,6 +320,8 @@ class DepotFilesystem:
         reading = node.reading
         if reading is None:
             reading = await self._writing.open_reading(node)
+        if not offset:
+            self._ahead[node.volume.name].read(node)
         return await reading.read(offset, size)
 
     async def write(self, fh: int, offset: int, data: bytes) -> int:

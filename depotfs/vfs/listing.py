@@ -10,7 +10,7 @@ import trio
 from depotfs.catalog import Catalog
 from depotfs.remote.remote import RemoteListing
 from depotfs.types import FileEntry, FileId
-from depotfs.vfs.exact import ExactAhead
+from depotfs.vfs.ahead import Ahead
 from depotfs.vfs.nodes import FileNode
 from depotfs.vfs.volume import Volume
 
@@ -20,10 +20,10 @@ class Listing:
 
     Args:
         catalog: what is known of files whose listing tells less than their stat.
-        ahead: is told the order, so that exact stats can be fetched before they are asked for.
+        ahead: is told the order, so that files can be fetched before they are asked for.
     """
 
-    def __init__(self, volume: Volume, catalog: Catalog, ahead: ExactAhead) -> None:
+    def __init__(self, volume: Volume, catalog: Catalog, ahead: Ahead) -> None:
         self.volume = volume
         self._catalog = catalog
         self._ahead = ahead
@@ -108,12 +108,11 @@ class Listing:
     def _completed(self, page: Sequence[FileEntry]) -> Sequence[FileEntry]:
         """The page, with what the catalog knows of entries that tell too little."""
         wanted = [(entry.file_id, entry.revision) for entry in page if entry.stat is None and entry.revision]
-        if not wanted and all(entry.stat for entry in page):
+        self._ahead.expect([entry.file_id for entry in page])
+        if not wanted:
             return page
         known = self._catalog.find_many(self.volume.remote.identity, wanted)
-        page = [FileEntry(entry.file_id, stat=stat) if (stat := known.get(entry.file_id)) else entry for entry in page]
-        self._ahead.expect([entry.file_id for entry in page if entry.stat is None])
-        return page
+        return [FileEntry(entry.file_id, stat=stat) if (stat := known.get(entry.file_id)) else entry for entry in page]
 
     async def _node_of(self, entry: FileEntry) -> FileNode | None:
         volume = self.volume

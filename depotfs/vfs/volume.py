@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -77,10 +77,15 @@ class Volume:
         for question in self._questions:
             question.disturbed.update(file_ids)
 
-    async def ask(self, file_id: FileId) -> FileStat | None:
+    async def ask(
+        self, file_id: FileId, request_of: Callable[[FileId], Awaitable[FileStat | None]] | None = None
+    ) -> FileStat | None:
         """What the storage has under that id, None for nothing; one request, shared by all who ask meanwhile.
 
         An answer that a change of this mount overtook is asked for again.
+
+        Args:
+            request_of: makes the request if none is under way; the remote's `find` by default.
         """
         if self.remote.inline:
             return await self.remote.find(file_id)  # answered at once: nothing can overtake it
@@ -90,7 +95,7 @@ class Volume:
                 request = self._stats[file_id] = StatRequest()
                 try:
                     with self.question() as question:
-                        request.answer = await self.remote.find(file_id)
+                        request.answer = await (request_of or self.remote.find)(file_id)
                     request.valid = file_id not in question.disturbed
                 finally:
                     del self._stats[file_id]

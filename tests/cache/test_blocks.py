@@ -334,3 +334,21 @@ def test_readers_are_told_when_the_cache_ends() -> None:
                     scope.cancel()
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_content_fetched_elsewhere_is_here_and_goes_like_any_other() -> None:
+    async def test(nursery: trio.Nursery, storage: Storage) -> None:
+        cache = started(nursery, capacity=MIB)
+        for number in range(4):
+            cache.insert(number, content(0, 300 * KIB))
+        cache.insert(3, b"never looked at: equal keys mean equal bytes")
+        assert [cache.holds(number) for number in range(4)] == [False, True, True, True]
+        assert cache.statistics().current_bytes == 900 * KIB
+        assert await cache.read(Source(3, 300 * KIB, storage.fetch), 1, 10) == content(1, 10)
+        assert storage.requests == []
+        await cache.read(Source(0, 300 * KIB, storage.fetch), 0, 10)
+        assert storage.requests == [(0, 300 * KIB)]
+        assert not cache.holds(1)
+        assert cache.statistics().total_wasted_bytes == 600 * KIB
+
+    run(test)

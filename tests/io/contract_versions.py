@@ -56,6 +56,14 @@ class VersionsContract:
         assert len({stat.version for stat in stats}) == 3
         assert len({stat.revision for stat in stats}) == 3
 
+    def test_load_gives_stat_and_content_of_one_version(self, storage: FileStorage) -> None:
+        for data in (b"", noise(20_000)):
+            stat = put(storage, data)
+            assert storage.load(stat.file_id, 20_000) == (stat, data)
+        assert storage.load(stat.file_id, 19_999) == (stat, None)
+        with pytest.raises(FileNotStored):
+            storage.load(ABSENT_IDS[0], 20_000)
+
     def test_reader_of_an_old_version(self, storage: FileStorage) -> None:
         old = put(storage, b"old", metadata=METADATA)
         new = put(storage, b"new", old.file_id, metadata=OTHER)

@@ -130,6 +130,7 @@ class TestRequests:
         assert made(lambda: storage.exists(file_id)) == ["HEAD"]
         assert made(lambda: storage.exists(ABSENT_IDS[0])) == ["HEAD"]
         assert made(lambda: storage.get(file_id).read()) == ["HEAD", "GET"]
+        assert made(lambda: storage.load(file_id, 300_000)) == ["GET"]
         assert made(lambda: storage.replace(file_id, b"y", "b.txt")) == ["PUT"]
         assert made(lambda: storage.replace(file_id, b"z")) == ["HEAD", "PUT"]
         assert made(storage.list) == ["GET"]

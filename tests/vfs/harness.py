@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,11 +11,11 @@ import trio
 
 from depotfs.cache import BlockCache
 from depotfs.catalog import Catalog
-from depotfs.io.interfaces import FileStorage
+from depotfs.io.interfaces import ContentReader, FileStorage
 from depotfs.io.memory import MemoryFileStorage
 from depotfs.remote.remote import Remote
 from depotfs.spool import Spool
-from depotfs.types import InodeNo
+from depotfs.types import FileEntry, FileId, FileStat, InodeNo
 from depotfs.vfs.attr import Attr
 from depotfs.vfs.filesystem import DepotFilesystem
 from depotfs.vfs.nodes import ROOT, NodeTable
@@ -27,6 +27,52 @@ class FarMemory(MemoryFileStorage):
     """Memory that is asked from worker threads and read through the cache, as a server is."""
 
     inline = False
+
+
+class PlainListing(FarMemory):
+    """As S3, whose listing tells neither filename nor time; every request is counted.
+
+    Attributes:
+        requests: (what, file id) of each, in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[tuple[str, FileId]] = []
+
+    def pages(self, after: str = "") -> Iterator[Sequence[FileEntry]]:
+        for page in super().pages(after):
+            stats = [(entry.file_id, entry.stat) for entry in page if entry.stat is not None]
+            yield [FileEntry(file_id, stat.size, stat.revision, stat.changed_ns) for file_id, stat in stats]
+
+    def stat(self, file_id: FileId) -> FileStat:
+        self.requests.append(("stat", file_id))
+        return super().stat(file_id)
+
+    def load(self, file_id: FileId, largest: int) -> tuple[FileStat, bytes | None]:
+        self.requests.append(("load", file_id))
+        stat = super().stat(file_id)
+        reader = super().open_content(stat)
+        return stat, reader.pread(0, stat.size) if stat.size <= largest else None
+
+    def open_content(self, file: FileId | FileStat) -> ContentReader:
+        return CountedReader(super().open_content(file), self.requests)
+
+
+class CountedReader(ContentReader):
+    """A reader whose requests are counted."""
+
+    def __init__(self, reader: ContentReader, requests: list[tuple[str, FileId]]) -> None:
+        self.stat = reader.stat
+        self._reader = reader
+        self._requests = requests
+
+    def pread(self, offset: int, size: int) -> bytes:
+        self._requests.append(("read", self.stat.file_id))
+        return self._reader.pread(offset, size)
+
+    def close(self) -> None:
+        self._reader.close()
 
 
 class Notes:

@@ -15,7 +15,7 @@ from depotfs.io.memory import MemoryFileStorage
 from depotfs.types import FileId
 from depotfs.vfs.names import derive
 from depotfs.vfs.options import VolumeOptions
-from tests.vfs.harness import FarMemory, Tree, mounted
+from tests.vfs.harness import FarMemory, PlainListing, Tree, mounted
 
 SCRATCH = [".scratch", "b.txt~"]
 NAMES = ["a.txt", "b.txt", "c.txt", *SCRATCH]
@@ -167,7 +167,7 @@ async def run(storage: FileStorage, directory: Path, seed: int, options: VolumeO
 
 
 @pytest.mark.parametrize("background", [False, True], ids=["close", "background"])
-@pytest.mark.parametrize("kind", [MemoryFileStorage, FarMemory, LocalFileStorage])
+@pytest.mark.parametrize("kind", [MemoryFileStorage, FarMemory, PlainListing, LocalFileStorage])
 @pytest.mark.parametrize("seed", range(12))
 def test_tree_does_what_a_directory_does(tmp_path: Path, kind: type[FileStorage], seed: int, background: bool) -> None:
     storage = kind(str(tmp_path / "files")) if kind is LocalFileStorage else kind()
