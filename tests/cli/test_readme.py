@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import depotfs
+from depotfs.daemon.backends import Arguments, import_backend
 from depotfs.daemon.exits import Exit
+from depotfs.daemon.settings import MountSettings
 from depotfs.io.local import LocalFileStorage
 from depotfs.manager import DepotManager
 from tests.cli.conftest import Command
@@ -28,6 +30,24 @@ def test_its_synopsis_has_every_option(command: Command, words: tuple[str, ...])
     assert synopsis is not None
     usage = command.run(*words, "--help").stdout.partition("\n\n")[0]
     assert set(re.findall(r"--[a-z-]+", synopsis[0])) == set(re.findall(r"--[a-z-]+", usage))
+
+
+@pytest.mark.parametrize(
+    "backend",
+    ["local.LocalFileStorage", "gridfs.GridFSStorage", "boto3.S3Storage", "gcs.GCSStorage"],
+)
+def test_it_names_every_argument_of_a_backend(backend: str) -> None:
+    chapter = (ROOT / "README.md").read_text().partition("### Backends")[2].partition("\n## ")[0]
+    table = chapter.partition(f"`depotfs.io.{backend}`")[2].partition("\n`depotfs")[0]
+    columns = re.findall(r"^\| (`.*?) \|", table, re.M)
+    named = {key for column in columns for key in re.findall(r"`(\w+)`", column)}
+    assert named == set(Arguments(import_backend(f"depotfs.io.{backend}")).names)
+
+
+def test_it_names_every_key_of_mount() -> None:
+    chapter = (ROOT / "README.md").read_text().partition("The keys of `mount:`")[2].partition("\n### ")[0]
+    named = {key for column in re.findall(r"^\| (`.*?) \|", chapter, re.M) for key in re.findall(r"`(\w+)`", column)}
+    assert named == {*MountSettings.__dataclass_fields__, "allow_other", "spool", "spool_size", "cache_size"}
 
 
 def test_its_examples_of_the_library_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
