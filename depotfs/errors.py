@@ -23,6 +23,16 @@ class DepotError(Exception):
         self.retry_after = retry_after
 
 
+def mark_reported(error: Exception) -> None:
+    """The log has told of it, with all that is known: whoever answers the caller need not."""
+    error.__dict__["reported"] = True
+
+
+def is_reported(error: Exception) -> bool:
+    """Whether `mark_reported` was called for it."""
+    return "reported" in error.__dict__
+
+
 class FileNotStored(DepotError, FileNotFoundError):
     """The storage holds no file of that id."""
 
@@ -61,6 +71,12 @@ class StorageMissing(DepotError, OSError):
 
 class StorageUnavailable(DepotError, ConnectionError):
     """The server is unreachable, failing or asks for fewer requests."""
+
+    transient = True
+
+
+class StorageFailed(DepotError):
+    """The storage's class raised what no storage should; the log has the traceback."""
 
     transient = True
 

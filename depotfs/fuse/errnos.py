@@ -19,6 +19,7 @@ _TABLE: Final[dict[type[BaseException], int]] = {
     errors.ReadOnly: errno.EROFS,
     errors.StorageMissing: errno.EIO,
     errors.StorageUnavailable: errno.EIO,
+    errors.StorageFailed: errno.EIO,
     errors.StorageFull: errno.ENOSPC,
     errors.SpoolFull: errno.ENOSPC,
     errors.QuotaExceeded: errno.EDQUOT,

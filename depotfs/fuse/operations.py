@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
-from depotfs.errors import InvalidName
+from depotfs.errors import InvalidName, is_reported
 from depotfs.fuse.errnos import EXPECTED, find_errno
 from depotfs.types import HandleId
 from depotfs.vfs.attr import Attr
@@ -42,7 +42,7 @@ def _answer(
             if code is None:
                 _log.exception("%s failed unexpectedly", handler.__name__)
                 code = errno.EIO
-            elif code not in EXPECTED:
+            elif code not in EXPECTED and not is_reported(error):
                 _log.info("%s: %s: %s", handler.__name__, errno.errorcode.get(code, code), error)
             raise FUSEError(code) from None
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import trio
 
-from depotfs.errors import DepotError, FileNotStored, StorageUnavailable
+from depotfs.errors import DepotError, FileNotStored, StorageFailed, StorageUnavailable
 from depotfs.io.content import Content
 from depotfs.io.interfaces import ContentReader, FileStorage
 from depotfs.remote.retry import retry_delay
 from depotfs.types import ANY, Expected, FileEntry, FileId, FileMetadata, FileStat
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 METADATA_THREADS = 64
@@ -27,6 +30,8 @@ class Remote:
 
     Questions (`stat`, `pages`, reads) are abandoned at the deadline and repeated while the error is transient.
     Changes are never abandoned, since nobody could tell what became of them: they end when the storage says so.
+    What a storage's class raises in a thread beside DepotErrors and OSErrors is logged with its traceback and becomes
+    StorageFailed.
 
     Args:
         deadline: seconds that a question may take, repetitions included.
@@ -46,7 +51,10 @@ class Remote:
         failures = 0
         while True:
             try:
-                return await self._once(call, end, limiter or self._metadata)
+                with self._foreign_errors():
+                    return await self._once(call, end, limiter or self._metadata)
+            except StorageFailed:
+                raise
             except DepotError as error:
                 failures += 1
                 delay = retry_delay(failures, error.retry_after, end - trio.current_time(), random.random())
@@ -60,9 +68,20 @@ class Remote:
         raise StorageUnavailable(f"{self.identity} did not answer within {self.deadline:g} s")
 
     async def _change(self, call: Callable[[], T]) -> T:
-        with trio.CancelScope(shield=True):
+        with self._foreign_errors(), trio.CancelScope(shield=True):
             answer = await trio.to_thread.run_sync(call, limiter=self._transfers)
         return answer  # noqa: RET504 - a scope may swallow a cancellation, for all that mypy knows
+
+    @contextmanager
+    def _foreign_errors(self) -> Iterator[None]:
+        """What the storage's class should never raise costs this call alone."""
+        try:
+            yield
+        except (DepotError, OSError):
+            raise
+        except Exception as error:
+            _log.exception("%s failed unexpectedly", self.identity)
+            raise StorageFailed(f"{self.identity}: {type(error).__name__}: {error}") from error
 
     async def stat(self, file_id: FileId) -> FileStat:
         """As the storage's `stat`; StorageUnavailable past the deadline."""
@@ -161,6 +180,6 @@ class RemoteListing:
     def _step(self) -> Sequence[FileEntry] | None:
         try:
             return next(self._pages, None)
-        except DepotError:
+        except Exception:
             self._restart()  # a generator that raised is finished
             raise

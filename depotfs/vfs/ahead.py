@@ -128,7 +128,7 @@ class Ahead:
     async def _quietly(fetch: Callable[[FileNode], Awaitable[None]], node: FileNode) -> None:
         try:
             await fetch(node)
-        except DepotError:
+        except (DepotError, OSError):
             return  # whoever really asks is told
 
     async def _fetch_stat(self, node: FileNode) -> None:

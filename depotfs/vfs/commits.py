@@ -9,7 +9,7 @@ from functools import partial
 
 import trio
 
-from depotfs.errors import AlreadyStored, DepotError, FileNotStored, VersionChanged
+from depotfs.errors import AlreadyStored, DepotError, FileNotStored, VersionChanged, mark_reported
 from depotfs.io.content import FileContent
 from depotfs.io.utils import guess_type
 from depotfs.spool import Spool, SpoolFile, State, Target
@@ -36,6 +36,11 @@ class Destination:
     file_id: FileId
     base: FileStat | None
     name: str | None
+
+    @classmethod
+    def own(cls, node: FileNode, dirty: Dirty) -> Destination:
+        """Where the node is now."""
+        return cls(node.file_id, dirty.base, dirty.file.target.name)
 
     def metadata(self, modified: int) -> FileMetadata:
         """Filename and type: of what is replaced, else from the name, else filedepot's defaults."""
@@ -66,16 +71,19 @@ class Commits:
             if dirty is None or not dirty.changed or node.life is not Life.LIVE:
                 return
             try:
-                await self.store(node, dirty, Destination(node.file_id, dirty.base, dirty.file.target.name))
+                await self.store(node, dirty, Destination.own(node, dirty))
             except (AlreadyStored, VersionChanged) as error:
                 self._lost(node, dirty, error)
+                raise
+            except Exception as error:
+                self.failed(node, dirty, error)
                 raise
             self._unscratch(node)
 
     async def store(self, node: FileNode, dirty: Dirty, destination: Destination) -> FileStat:
         """As `commit`, to any place in the same storage; the node's lock is held. The node itself is not moved.
 
-        Raises: as `commit`; after VersionChanged and AlreadyStored nothing has changed, the caller decides.
+        Raises: as `commit`; nothing has changed but where the journal says the bytes go, the caller decides.
         """
         volume = node.volume
         self.pending.cancel(node)
@@ -86,11 +94,6 @@ class Commits:
         try:
             with dirty.freeze():
                 stat = await self._put_or_find(node, dirty)
-        except (AlreadyStored, VersionChanged):
-            raise
-        except (DepotError, OSError) as error:
-            self._failed(node, dirty, error)
-            raise
         finally:
             volume.disturb(destination.file_id)
         self._stored(node, dirty, stat)
@@ -167,8 +170,9 @@ class Commits:
         hidden = node.volume.hidden.get(file_id)
         if hidden is None or hidden is node:
             return
-        async with hidden.lock:
-            await self.detach_hidden(hidden)
+        with node.volume.pinned(hidden):
+            async with hidden.lock:
+                await self.detach_hidden(hidden)
 
     async def detach_hidden(self, hidden: FileNode) -> None:
         """The scratch file has its content in the spool and needs the storage's no longer; its lock is held."""
@@ -188,21 +192,32 @@ class Commits:
 
     def defer(self, node: FileNode, name: str | None) -> None:
         """The bytes are journalled, and are committed after the storage's scratch delay."""
-        self.seal(node, name, durable=False)
-        self.pending.schedule(node, node.volume.options.scratch_delay)
-
-    async def seal_durably(self, node: FileNode, name: str | None) -> None:
-        """As `seal`, and the promise survives a loss of power; the node's lock is held."""
-        assert node.dirty is not None
-        with node.dirty.freeze():
-            await trio.to_thread.run_sync(partial(self.seal, node, name, durable=True))
-
-    def seal(self, node: FileNode, name: str | None, *, durable: bool) -> None:
-        """The bytes are promised to land where the node is now; if `durable`, after a loss of power too."""
         dirty = node.dirty
         assert dirty is not None
-        dirty.file.seal(self._target(node, dirty, Destination(node.file_id, dirty.base, name)), durable=durable)
+        dirty.file.seal(self._target(node, dirty, Destination(node.file_id, dirty.base, name)), durable=False)
         dirty.written = False
+        self.pending.schedule(node, node.volume.options.scratch_delay)
+
+    async def seal_durably(self, node: FileNode, destination: Destination) -> None:
+        """The bytes are promised to land there, after a loss of power too; the node's lock is held."""
+        dirty = node.dirty
+        assert dirty is not None
+        target = self._target(node, dirty, destination)
+        with dirty.freeze():
+            await trio.to_thread.run_sync(partial(dirty.file.seal, target, durable=True))
+        dirty.written = False
+
+    def put_back(self, node: FileNode, name: str | None, *, scheduled: bool) -> None:
+        """What was to be stored elsewhere was not: it goes where it would have gone before; its lock is held."""
+        dirty = node.dirty
+        if dirty is None or dirty.file.state is State.DONE:
+            return
+        if node.scratch is not None:
+            self.defer(node, node.scratch.decode())
+            return
+        if scheduled:
+            self.pending.schedule(node, dirty.retry_delay)
+        self.retarget(node, name)
 
     def retarget(self, node: FileNode, name: str | None) -> None:
         """A file that is open for writing goes by another id or name now: so does what a crash would leave."""
@@ -211,13 +226,13 @@ class Commits:
         dirty.file.retarget(self._target(node, dirty, Destination(node.file_id, dirty.base, name)))
 
     async def _commit_pending(self, node: FileNode) -> bool:
-        """A commit whose time has come; True if nothing of it is left to do."""
+        """A commit whose time has come; False: it failed, which the log tells."""
         if node.life is not Life.LIVE or node.dirty is None:
             return True
         try:
             await self.commit(node)
         except (DepotError, OSError):
-            return node.dirty is None  # said in the log where it failed
+            return False
         node.volume.settle(node)
         return True
 
@@ -239,14 +254,16 @@ class Commits:
         self._report(node, dirty, error, "kept in the spool")
         self._give_up(node, dirty)
 
-    def _failed(self, node: FileNode, dirty: Dirty, error: DepotError | OSError) -> None:
+    def failed(self, node: FileNode, dirty: Dirty, error: Exception) -> None:
+        """A commit, or the promise of one, failed: it is made again later, or waits for a person; its lock is held."""
         if isinstance(error, DepotError) and not error.transient:
             dirty.file.hold(str(error))
             self._report(node, dirty, error, "kept in the spool")
             self._give_up(node, dirty)
             return
         dirty.failures += 1
-        delay = min(300.0, 2.0**dirty.failures)
+        dirty.written = True  # the close of another handle that wrote has to hear of it too
+        delay = dirty.retry_delay if node.scratch is None else node.volume.options.scratch_delay
         self._report(node, dirty, error, f"kept in the spool and tried again in {delay:g} s")
         self.pending.schedule(node, delay)
 
@@ -262,7 +279,8 @@ class Commits:
         node.volume.settle(node)
 
     @staticmethod
-    def _report(node: FileNode, dirty: Dirty, error: BaseException, what_now: str) -> None:
+    def _report(node: FileNode, dirty: Dirty, error: Exception, what_now: str) -> None:
+        mark_reported(error)
         _log.warning(
             "commit of %s/%s (%s, %d bytes) failed: %s; spool file %d is %s",
             node.volume.name, node.file_id, dirty.file.target.filename, dirty.file.size, error,

@@ -43,6 +43,11 @@ class Dirty:
     def freeze(self) -> Iterator[None]:
         """While inside nobody changes the bytes; only with the node's lock held."""
         self.frozen = True
+    @property
+    def retry_delay(self) -> float:
+        """Seconds until a commit is made again, after so many failures."""
+        return float(min(_LONGEST_DELAY, 2 ** min(self.failures, 10)))
+
         try:
             yield
         finally:

@@ -23,6 +23,7 @@ from depotfs.errors import (
     OtherStorage,
     ReadOnly,
     Stale,
+    StorageUnavailable,
     TooLarge,
     VersionChanged,
 )
@@ -31,7 +32,7 @@ from depotfs.types import HandleId, InodeNo
 from depotfs.vfs import attr, tree
 from depotfs.vfs.ahead import Ahead
 from depotfs.vfs.attr import Attr
-from depotfs.vfs.commits import Commits
+from depotfs.vfs.commits import Commits, Destination
 from depotfs.vfs.dirty import Dirty
 from depotfs.vfs.handles import DirectoryHandle, FileHandle, HandleTable, RootHandle
 from depotfs.vfs.listing import Listing
@@ -200,17 +201,18 @@ class DepotFilesystem:
             return self._attr(node)
         if (size is not None or mtime_ns is not None) and node.volume.options.read_only:
             raise ReadOnly(f"{node.volume.name} is mounted read-only")
-        if size is not None:
-            await self._truncate(node, size, self._handles.file(fh) if fh is not None else None)
-        if mtime_ns is not None:
-            await self._touch(node, mtime_ns // 10**9)
-        return await self.getattr(node_id)
+        with node.volume.pinned(node):
+            if size is not None:
+                await self._truncate(node, size, self._handles.file(fh) if fh is not None else None)
+            if mtime_ns is not None:
+                await self._touch(node, mtime_ns // 10**9)
+            return await self.getattr(node_id)
 
     async def _truncate(self, node: FileNode, size: int, handle: FileHandle | None) -> None:
         _check_size(node.volume, size)
         if node.life is Life.LIVE:
             await tree.refresh(node)
-        elif not node.handles:
+        elif node.life is Life.OVERTAKEN or not node.handles:
             raise Stale(f"{node.volume.name}/{node.file_id} was {node.life.value}")
         dirty = await self._writable(node, keep=min(size, node.size))
         if dirty.file.size != size or not dirty.changed:
@@ -290,8 +292,9 @@ class DepotFilesystem:
             handle.changed = True
             return self._handles.add(handle), self._entered(directory, name, node, pid)
         if flags & os.O_EXCL:
-            raise AlreadyStored(f"{volume.name}/{parsed.text} exists")
         node = node or volume.scratch[name]
+            raise AlreadyStored(f"{volume.name}/{parsed.text} exists")
+            volume.settle(node)
         return await self.open(node.node_id, flags), self._entered(directory, name, node, pid)
 
     def _make(self, volume: Volume, raw: bytes) -> FileNode:
@@ -329,9 +332,11 @@ class DepotFilesystem:
         handle = self._handles.file(fh)
         node = handle.node
         dirty = node.dirty
+        _check_size(node.volume, offset + len(data))
+        if node.life is Life.OVERTAKEN:
+            raise _overtaken(node)
         if dirty is None or dirty.frozen:
             dirty = await self._writable(node, keep=None)
-        _check_size(node.volume, offset + len(data))
         self.commits.pending.cancel(node)
         handle.changed = True
         return dirty.write(data, offset)
@@ -365,36 +370,28 @@ class DepotFilesystem:
     async def flush(self, fh: int) -> None:
         """close(2) of a descriptor: what was written is committed as configured. Raises what the commit raises."""
         handle = self._handles.file(fh)
-        dirty = handle.node.dirty
-        if handle.changed and dirty is not None and dirty.written:
+        node, dirty = handle.node, handle.node.dirty
+        if not handle.changed or dirty is None:
+            return
+        if node.life is Life.OVERTAKEN:
             handle.changed = False
-            await self._commit_as_configured(handle.node)
+            raise _overtaken(node)
+        if dirty.written:
+            handle.changed = False
+            await self._commit_as_configured(node)
 
     async def release(self, fh: int) -> None:
         """The handle is closed. What it still owes is committed; nobody hears of errors but the log."""
         handle = self._handles.pop(fh)
         assert isinstance(handle, FileHandle)
         node = handle.node
-        if handle.changed and node.dirty is not None:
-            with suppress(DepotError, OSError):  # said where it happened; the bytes are in the spool
-                await self._commit_as_configured(node)
-        node.handles -= 1
-        if not node.handles:
-            self._last_release(node)
-
-    def _last_release(self, node: FileNode) -> None:
-        dirty = node.dirty
-        if dirty is not None and not node.lock.locked():
-            if node.life is not Life.LIVE:
-                dirty.file.close()  # discarded when it was unlinked, or held when it lost a race
-                node.dirty = None
-            elif not dirty.changed:
-                dirty.drop()
-                node.dirty = None
-        if node.reading is not None and not node.pins:
-            node.reading.close()
-            node.reading = None
-        node.volume.settle(node)
+        try:
+            if handle.changed and node.dirty is not None:
+                with suppress(DepotError, OSError):  # said where it happened; the bytes are in the spool
+                    await self._commit_as_configured(node)
+        finally:
+            node.handles -= 1
+            node.volume.settle(node)
 
     async def _commit_as_configured(self, node: FileNode) -> None:
         """What a close owes: a commit now, or a promise of one that survives a crash."""
@@ -406,22 +403,30 @@ class DepotFilesystem:
             return
         async with node.lock:
             if node.dirty is dirty and node.life is Life.LIVE:
-                name = dirty.file.target.name
-                if node.scratch is not None:
-                    self.commits.defer(node, name)
-                else:
-                    await self.commits.seal_durably(node, name)
-                    self.commits.pending.schedule(node, 0)
+                try:
+                    await self._promise(node, dirty)
+                except Exception as error:
+                    self.commits.failed(node, dirty, error)
+                    raise
+
+    async def _promise(self, node: FileNode, dirty: Dirty) -> None:
+        if node.scratch is not None:
+            self.commits.defer(node, dirty.file.target.name)
+        else:
+            await self.commits.seal_durably(node, Destination.own(node, dirty))
+            self.commits.pending.schedule(node, 0)
 
     async def fsync(self, fh: int) -> None:
         """The storage has the bytes, durably; of a scratch name: the spool has them, durably."""
         node = self._handles.file(fh).node
         if node.life is not Life.LIVE:
+        if node.life is Life.OVERTAKEN and node.dirty is not None:
+            raise _overtaken(node)
             return
         if node.scratch is not None and node.dirty is not None:
             async with node.lock:
-                if node.dirty is not None:
-                    await self.commits.seal_durably(node, node.dirty.file.target.name)
+                if node.dirty is not None and node.life is Life.LIVE:
+                    await self.commits.seal_durably(node, Destination.own(node, node.dirty))
             return
         await self.commits.commit(node)
         if node.volume.remote.inline and node.stat is not None and node.scratch is None:
@@ -439,8 +444,8 @@ class DepotFilesystem:
             raise FileNotStored(f"{volume.name}/{name!r} does not exist")
         if node.groups and volume.rules.parse(name).kind is Kind.ID and _process_group(pid) in node.groups - {-1}:
             _log.warning(
-                "unlink of %s/%s by process %d is refused: its process group used that file by its plain name "
-                "(deleting by ids what was copied by names is what --delete does to a directory that lists ids)",
+                "unlink of %s/%s by process %d is refused: its process group used that file by its plain name; tools "
+                "that mirror a folder see ids here and would delete what they copied, only .by-name/ is for them",
                 directory.name, node.file_id, pid,
             )  # fmt: skip
             raise NotPermitted(f"{volume.name}/{node.file_id} was used by its plain name by the same process group")
@@ -504,11 +509,13 @@ class DepotFilesystem:
             handle.listing.close()
 
     async def fsyncdir(self, fh: int) -> None:
-        """Every commit of that directory that was due was made. EIO if one failed."""
+        """Every commit of that directory that was to come was made. StorageUnavailable if one failed."""
         handle = self._handles.get(fh)
         if isinstance(handle, DirectoryHandle):
             volume = handle.listing.volume
-            await self.commits.pending.drain(lambda node: node.volume is volume and node.scratch is None)
+            failed = await self.commits.pending.drain(lambda node: node.volume is volume and node.scratch is None)
+            if failed:
+                raise StorageUnavailable(f"{failed} commits of {volume.name} failed, see the lines before")
 
     def statfs(self) -> os.statvfs_result:
         """Of the file system that new content goes to first: the default storage's own, or the spool's."""
@@ -540,6 +547,10 @@ def _check_size(volume: Volume, size: int) -> None:
 
 
 def _process_group(pid: int) -> int:
+def _overtaken(node: FileNode) -> Stale:
+    return Stale(f"{node.volume.name}/{node.file_id} was replaced by somebody else, or could not be stored")
+
+
     """The process group of whoever made the request; of one that is gone or in another PID namespace, -1."""
     try:
         return os.getpgid(pid) if pid else -1

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable
 
 import trio
 
 from depotfs.vfs.nodes import FileNode
+
+_log = logging.getLogger(__name__)
 
 PARALLEL = 8
 """Commits under way at once: enough to fill a line with 20 ms of latency by small files."""
@@ -17,13 +20,14 @@ class Pending:
     """Nodes by the time at which their commit is due.
 
     Args:
-        commit: makes one commit; True if nothing of it is left to do.
+        commit: makes one commit; False if it failed.
     """
 
     def __init__(self, commit: Callable[[FileNode], Awaitable[bool]]) -> None:
         self._commit = commit
         self._due: dict[FileNode, float] = {}
         self._running: set[FileNode] = set()
+        self._watching: list[set[FileNode]] = []
         self._changed = trio.Event()
 
     def __len__(self) -> int:
@@ -63,13 +67,31 @@ class Pending:
     async def _one(self, node: FileNode, limiter: trio.CapacityLimiter) -> None:
         try:
             async with limiter:
-                await self._commit(node)
+                done = await self._commit(node)
+            if not done:
+                self._note_failed(node)
+        except Exception:  # none may end the others
+            _log.exception("the commit of %r failed unexpectedly", node)
+            self._note_failed(node)
         finally:
             self._running.discard(node)
             self._wake()
 
-    async def drain(self, wanted: Callable[[FileNode], bool]) -> None:
-        """Every scheduled commit that is `wanted` was made, or failed once more, before this returns."""
+    def _note_failed(self, node: FileNode) -> None:
+        for failed in self._watching:
+            failed.add(node)
+
+    async def drain(self, wanted: Callable[[FileNode], bool]) -> int:
+        """Every scheduled commit that is `wanted` was made, or failed once more, before this returns; how many did."""
+        failed: set[FileNode] = set()
+        self._watching.append(failed)
+        try:
+            await self._drain(wanted)
+        finally:
+            self._watching = [other for other in self._watching if other is not failed]
+        return sum(map(wanted, failed))
+
+    async def _drain(self, wanted: Callable[[FileNode], bool]) -> None:
         tried: set[FileNode] = set()
         while True:
             for node in list(self._due):

@@ -23,7 +23,7 @@ class Removals:
         async with node.lock:
             if node.life is not Life.LIVE:
                 return
-            if (node.stored or node.base is not None) and not volume.needed_by_another(node, node.file_id):
+            if _may_be_stored(node) and not volume.needed_by_another(node, node.file_id):
                 await self._writing.preserve(node)
                 volume.disturb(node.file_id)
                 try:
@@ -45,3 +45,8 @@ class Removals:
                 node.dirty.file.close()
                 node.dirty = None
         node.volume.settle(node)
+
+
+def _may_be_stored(node: FileNode) -> bool:
+    """Whether the storage has something under its id, as far as we know: a commit that failed may have landed."""
+    return node.stored or node.base is not None or (node.dirty is not None and bool(node.dirty.attempts))

@@ -53,6 +53,7 @@ class Renames:
         if target is source:
             return None
         if target is not None and not replace:
+            volume.settle(target)
             raise AlreadyStored(f"{volume.name}/{name.text} exists")
         with volume.pinned(target):
             if target is not None:
@@ -87,6 +88,7 @@ class Renames:
             return
         source.move_to(name.ids[0])
         self._commits.pending.cancel(source)
+        source.groups.clear()
         if source.dirty is not None and source.handles:
             self._commits.retarget(source, name.text)
         elif source.dirty is not None:
@@ -118,11 +120,9 @@ class Renames:
             if hidden is source and file_id == source.file_id:
                 pass  # it gets its own id back: nothing ever happened in the storage
             elif volume.options.background and source.dirty is not None and source.base is None:
-                self._take_place(source, target, file_id)
+                await self._commits.seal_durably(source, Destination(file_id, base, called))
                 source.dirty.base = base
-                await self._commits.seal_durably(source, called)
                 self._commits.pending.schedule(source, 0)
-                return
             else:
                 await self._move_again(source, Destination(file_id, base, called), replace=replace)
             self._take_place(source, target, file_id)
@@ -145,11 +145,11 @@ class Renames:
         volume, own = source.volume, source.base
         dirty = source.dirty
         if dirty is not None and dirty.changed:
+            name, scheduled = dirty.file.target.name, self._commits.pending.is_scheduled(source)
             try:
                 await self._commits.store(source, dirty, destination)
-            except (DepotError, OSError):
-                if source.scratch is not None and source.dirty is not None:
-                    self._commits.defer(source, source.scratch.decode())
+            except BaseException:
+                self._commits.put_back(source, name, scheduled=scheduled)
                 raise
         else:
             await self._copy(source, destination)
@@ -199,4 +199,5 @@ class Renames:
             del volume.scratch[source.scratch]
             source.scratch = None
         source.move_to(file_id)
+        source.groups.clear()  # by a plain name that leads elsewhere now
         volume.nodes[file_id] = source

@@ -52,12 +52,12 @@ async def _ask_all(volume: Volume, file_ids: list[FileId]) -> list[FileStat | No
     if volume.remote.inline or len(file_ids) < 2:
         return [await volume.ask(file_id) for file_id in file_ids]
     answers: dict[FileId, FileStat | None] = {}
-    errors: list[DepotError] = []
+    errors: list[DepotError | OSError] = []
 
     async def ask(file_id: FileId) -> None:
         try:
             answers[file_id] = await volume.ask(file_id)
-        except DepotError as error:
+        except (DepotError, OSError) as error:
             errors.append(error)
 
     async with trio.open_nursery() as nursery:

@@ -187,12 +187,22 @@ class Volume:
             del self.scratch[node.scratch]
 
     def settle(self, node: FileNode) -> None:
-        """Forgets a node that nobody needs."""
-        if not node.idle:
+        """Lets go of what nobody needs: the open content without handles, and at last the node itself."""
+        if node.handles or node.pins:
             return
+        dirty = node.dirty
+        if dirty is not None and not node.lock.locked():
+            if node.life is not Life.LIVE:
+                dirty.file.close()  # discarded when it was unlinked, or held when it lost a race
+                node.dirty = None
+            elif not dirty.changed:
+                dirty.drop()
+                node.dirty = None
         if node.reading is not None:
             node.reading.close()
             node.reading = None
+        if not node.idle:
+            return
         if self.nodes.get(node.file_id) is node:
             del self.nodes[node.file_id]
         self.table.drop(node)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 import trio
 
-from depotfs.errors import FileNotStored, StorageUnavailable
+from depotfs.errors import FileNotStored, StorageFailed, StorageUnavailable
 from depotfs.io.content import BytesContent
 from depotfs.io.memory import MemoryFileStorage
 from depotfs.remote.remote import Remote
@@ -91,6 +91,33 @@ def test_a_listing_goes_on_after_a_page_that_failed() -> None:
             found += [entry.file_id for entry in page]
             if len(found) == 2:
                 storage.failures = [StorageUnavailable("line cut")]
+        return found
+
+    assert trio.run(listed) == ids
+
+
+def test_what_no_storage_should_raise_is_logged_and_costs_one_call(caplog: pytest.LogCaptureFixture) -> None:
+    storage = FarStorage()
+    storage.failures = [RuntimeError("a bug of its own")]
+    with pytest.raises(StorageFailed, match="RuntimeError: a bug of its own"):
+        trio.run(Remote(storage, deadline=30).stat, ID)
+    assert storage.calls == 1  # a bug is not repeated at once
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ConnectionResetError("a line")])
+def test_a_listing_goes_on_after_any_error(error: Exception) -> None:
+    storage = FarStorage()
+    ids = stored(storage, 3)
+
+    async def listed() -> list[str]:
+        listing = Remote(storage, deadline=30).listing()
+        found: list[str] = [entry.file_id for entry in await listing.next_page() or ()]
+        storage.failures = [error]
+        with pytest.raises((StorageFailed, ConnectionResetError)):
+            await listing.next_page()
+        while page := await listing.next_page():
+            found += [entry.file_id for entry in page]
         return found
 
     assert trio.run(listed) == ids

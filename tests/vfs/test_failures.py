@@ -1,0 +1,390 @@
+"""Storages that fail: what is told, what is kept, and that nothing else is harmed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from depotfs.errors import (
+    AccessDenied,
+    DepotError,
+    FileNotStored,
+    SpoolFull,
+    Stale,
+    StorageFailed,
+    StorageUnavailable,
+    TooLarge,
+)
+from depotfs.io.content import BytesContent
+from depotfs.spool import State
+from depotfs.types import FileId, FileMetadata
+from depotfs.vfs.names import derive
+from depotfs.vfs.options import VolumeOptions
+from tests.vfs.harness import FarMemory, Tree, mounted
+
+
+class Faulty(FarMemory):
+    """Memory whose next calls of a kind raise, or land and lose their reply.
+
+    Attributes:
+        failures: by method, what its next calls raise.
+        broken: puts under that id raise what no storage should.
+        lost_replies: how many of the next puts land and say that they did not.
+        calls: names of all methods called.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: dict[str, list[Exception]] = {}
+        self.lost_replies = 0
+        self.broken: FileId | None = None
+        self.calls: list[str] = []
+
+    def _call(self, method: str) -> None:
+        self.calls.append(method)
+        if self.failures.get(method):
+            raise self.failures[method].pop(0)
+
+    def stat(self, *args: Any) -> Any:
+        self._call("stat")
+        return super().stat(*args)
+
+    def open_content(self, *args: Any) -> Any:
+        self._call("open_content")
+        return super().open_content(*args)
+
+    def put(self, *args: Any, **options: Any) -> Any:
+        self._call("put")
+        if options["file_id"] == self.broken:
+            raise RuntimeError("a bug of the class")
+        stored = super().put(*args, **options)
+        if self.lost_replies:
+            self.lost_replies -= 1
+            raise StorageUnavailable("the reply was lost")
+        return stored
+
+    def copy(self, *args: Any, **options: Any) -> Any:
+        self._call("copy")
+        return super().copy(*args, **options)
+
+    def remove(self, *args: Any, **options: Any) -> Any:
+        self._call("remove")
+        return super().remove(*args, **options)
+
+
+def id_of(name: str) -> FileId:
+    return derive(name, FarMemory.id_form)[0]
+
+
+def content(storage: FarMemory, name: str) -> bytes | None:
+    record = storage.files.get(id_of(name))
+    return bytes(record["data"]) if record else None
+
+
+def on_tree(
+    check: Callable[[Tree, Faulty], Any], directory: Path, *, background: bool = False, storage: Faulty | None = None
+) -> Faulty:
+    """`check` was awaited on a mounted tree; the storage as it is after the unmount."""
+    storage = storage or Faulty()
+
+    async def run() -> None:
+        async with mounted(storage, directory, VolumeOptions(background=background, attr_timeout=0)) as tree:
+            await check(tree, storage)
+
+    trio.run(run)
+    return storage
+
+
+async def rename(tree: Tree, old: str, new: str, *, replace: bool = True) -> None:
+    await tree.fs.rename(tree.directory, old.encode(), tree.directory, new.encode(), replace=replace, pid=0)
+
+
+# --- commits -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), StorageUnavailable("away"), OSError(5, "disk")])
+def test_a_failed_commit_is_told_once_and_made_again(
+    tmp_path: Path, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        storage.failures["put"] = [error]
+        fh = await tree.create("a.txt")
+        await tree.fs.write(fh, 0, b"kept")
+        with pytest.raises((DepotError, OSError)):
+            await tree.fs.flush(fh)
+        await tree.fs.release(fh)
+        assert await tree.read_file("a.txt") == b"kept"
+
+    storage = on_tree(check, tmp_path)
+    assert content(storage, "a.txt") == b"kept"
+    assert sum("commit of docs" in record.message for record in caplog.records) == 1
+
+
+def test_every_writer_hears_of_a_failed_commit(tmp_path: Path) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        first, second = await tree.create("a.txt"), await tree.open("a.txt", os.O_RDWR)
+        await tree.fs.write(first, 0, b"one")
+        await tree.fs.write(second, 3, b"two")
+        storage.failures["put"] = [StorageUnavailable("away"), StorageUnavailable("still")]
+        for fh in (first, second):
+            with pytest.raises(StorageUnavailable):
+                await tree.fs.flush(fh)
+            await tree.fs.release(fh)
+
+    assert content(on_tree(check, tmp_path), "a.txt") == b"onetwo"
+
+
+def test_writers_hear_that_their_file_is_not_theirs_any_more(tmp_path: Path) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        await tree.write_file("a.txt", b"old")
+        first, second = await tree.open("a.txt", os.O_RDWR), await tree.open("a.txt", os.O_RDWR)
+        await tree.fs.write(first, 0, b"1")
+        await tree.fs.write(second, 1, b"2")
+        storage.put(BytesContent(b"theirs"), FileMetadata("a.txt", "text/plain", 5), file_id=id_of("a.txt"))
+        with pytest.raises(OSError, match="replaced"):
+            await tree.fs.flush(first)
+        with pytest.raises(Stale):
+            await tree.fs.flush(second)
+        with pytest.raises(Stale):
+            await tree.fs.write(first, 0, b"never")
+        with pytest.raises(Stale):
+            await tree.fs.fsync(second)
+        assert bytes(await tree.fs.read(first, 0, 10)) == b"12d"
+        for fh in (first, second):
+            await tree.fs.release(fh)
+        assert await tree.read_file("a.txt") == b"theirs"
+        (held,) = tree.spool.files()
+        assert held.state is State.HELD
+
+    assert content(on_tree(check, tmp_path), "a.txt") == b"theirs"
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_bytes_without_room_for_their_promise_are_committed_later(
+    tmp_path: Path, background: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        fh = await tree.create("a.txt")
+        await tree.fs.write(fh, 0, b"kept")
+        with monkeypatch.context() as patch:
+            file = tree.fs._handles.file(fh).node.dirty.file  # type: ignore[union-attr]
+            patch.setattr(type(file), "seal", _no_room)
+            with pytest.raises(SpoolFull):
+                await tree.fs.flush(fh)
+        await tree.fs.release(fh)
+
+    storage = on_tree(check, tmp_path, background=background)
+    assert content(storage, "a.txt") == b"kept"
+
+
+def _no_room(*_: object, **__: object) -> None:
+    raise SpoolFull("no room for the record")
+
+
+def test_one_broken_commit_in_the_background_harms_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        storage.broken = id_of("a.txt")
+        for name in ("a.txt", "b.txt"):
+            await tree.write_file(name, name.encode())
+        directory = await tree.fs.opendir(tree.directory)
+        with pytest.raises(StorageUnavailable, match="1 commits"):
+            await tree.fs.fsyncdir(directory)
+        assert content(storage, "b.txt") == b"b.txt"
+        storage.broken = None
+        await tree.fs.fsyncdir(directory)
+        await tree.fs.releasedir(directory)
+
+    storage = on_tree(check, tmp_path, background=True)
+    assert [content(storage, name) for name in ("a.txt", "b.txt")] == [b"a.txt", b"b.txt"]
+    assert "Traceback" in caplog.text
+
+
+def test_an_error_of_our_own_in_a_pending_commit_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        async def broken(*_: object) -> None:
+            raise KeyError("ours")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(tree.fs.commits, "_put", broken)
+            await tree.write_file("a.txt", b"kept")
+            directory = await tree.fs.opendir(tree.directory)
+            with pytest.raises(StorageUnavailable):
+                await tree.fs.fsyncdir(directory)
+            await tree.fs.releasedir(directory)
+
+    assert content(on_tree(check, tmp_path, background=True), "a.txt") == b"kept"
+    assert "KeyError: 'ours'" in caplog.text
+
+
+# --- unlink and rename ---------------------------------------------------------------------------------------------
+
+
+def test_unlink_removes_what_a_failed_commit_may_have_stored(tmp_path: Path) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        storage.lost_replies = 1
+        with pytest.raises(StorageUnavailable):
+            await tree.write_file("a.txt", b"landed")
+        assert content(storage, "a.txt") == b"landed"
+        await tree.fs.unlink(tree.directory, b"a.txt", 0)
+
+    assert not on_tree(check, tmp_path).files
+
+
+@pytest.mark.parametrize("method", ["put", "copy"])
+@pytest.mark.parametrize("name", ["a.txt", ".a.tmp"])
+@pytest.mark.parametrize("error", [AccessDenied("no"), StorageUnavailable("away"), RuntimeError("a bug")])
+def test_a_rename_that_fails_changes_nothing(tmp_path: Path, name: str, error: Exception, method: str) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        await tree.write_file("b.txt", b"old")
+        fh = await tree.create(name)
+        await tree.fs.write(fh, 0, b"new")
+        if method == "copy":
+            await tree.close(fh)
+            await tree.fs.drain()
+        storage.failures[method] = [error]
+        with pytest.raises(DepotError):
+            await rename(tree, name, "b.txt")
+        assert await tree.read_file("b.txt") == b"old"
+        assert await tree.read_file(name) == b"new"
+        if method == "put":
+            await tree.close(fh)
+
+    storage = on_tree(check, tmp_path)
+    assert content(storage, "b.txt") == b"old"
+    assert content(storage, name) == b"new"
+    assert storage.files[id_of(name)]["metadata"]["filename"] == name
+
+
+def test_a_rename_in_the_background_without_room_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        await tree.write_file("b.txt", b"old")
+        await tree.write_file(".a", b"new")
+        node = tree.volume.scratch[b".a"]
+        assert node.dirty is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(type(node.dirty.file), "seal", _no_room)
+            with pytest.raises(SpoolFull):
+                await rename(tree, ".a", "b.txt")
+        assert await tree.read_file("b.txt") == b"old"
+        assert await tree.read_file(".a") == b"new"
+        await rename(tree, ".a", "b.txt")
+
+    assert content(on_tree(check, tmp_path, background=True), "b.txt") == b"new"
+
+
+def test_unlink_by_id_after_a_rename_to_that_id(tmp_path: Path) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        file_id = "0f5cbb5a-2b4b-4f5e-9d8c-27d7a6c1a001"
+        me = os.getpid()
+        fh, attr = await tree.fs.create(tree.directory, b"a.txt", os.O_RDWR, me)
+        await tree.close(fh)
+        await tree.fs.rename(tree.directory, b"a.txt", tree.directory, file_id.encode(), replace=True, pid=me)
+        await tree.fs.unlink(tree.directory, file_id.encode(), me)
+        tree.fs.forget(attr.node_id, 1)
+
+    assert not on_tree(check, tmp_path).files
+
+
+# --- leaks -----------------------------------------------------------------------------------------------------------
+
+
+def assert_nothing_left(tree: Tree) -> None:
+    assert not tree.volume.nodes
+    assert not tree.volume.scratch
+    assert not tree.spool.statistics().current_files
+    assert len(tree.volume.table) == 3  # the root and two names of the storage's directory
+
+
+def test_a_failed_truncate_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        await tree.write_file("a.txt", b"content")
+        attr = await tree.lookup("a.txt")
+        for size, error in ((1 << 62, OSError), (1 << 40, TooLarge)):
+            monkeypatch.setattr(storage, "max_size", None if error is OSError else 1 << 30)
+            with pytest.raises(error) as raised:
+                await tree.fs.setattr(attr.node_id, size=size, mtime_ns=None, fh=None)
+            assert raised.type is TooLarge or raised.value.errno
+        assert await tree.read_file("a.txt") == b"content"
+        tree.fs.forget(attr.node_id, 1)
+        assert_nothing_left(tree)
+
+    on_tree(check, tmp_path)
+
+
+def test_a_refused_create_or_rename_leaves_nothing(tmp_path: Path) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        for name in ("a.txt", "b.txt"):
+            await tree.write_file(name, b"content")
+        with pytest.raises(FileExistsError):
+            await tree.create("a.txt", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        with pytest.raises(FileExistsError):
+            await rename(tree, "a.txt", "b.txt", replace=False)
+        assert_nothing_left(tree)
+
+    on_tree(check, tmp_path)
+
+
+def test_truncating_a_file_that_a_reader_closes_meanwhile(tmp_path: Path) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        await tree.write_file("a.txt", bytes(100_000))
+        reader = await tree.open("a.txt")
+        attr = await tree.lookup("a.txt")
+        started, go_on = threading.Event(), threading.Event()
+        pread = tree.volume.remote.pread
+
+        async def slow(*args: Any) -> bytes:
+            started.set()
+            await trio.to_thread.run_sync(go_on.wait)
+            return await pread(*args)
+
+        tree.volume.remote.pread = slow  # type: ignore[method-assign,assignment]
+        async with trio.open_nursery() as nursery:
+
+            async def truncate() -> None:
+                await tree.fs.setattr(attr.node_id, size=50_000, mtime_ns=None, fh=None)
+
+            nursery.start_soon(truncate)
+            await trio.to_thread.run_sync(started.wait)
+            await tree.close(reader)
+            go_on.set()
+        tree.fs.forget(attr.node_id, 1)
+        assert_nothing_left(tree)
+
+    assert content(on_tree(check, tmp_path), "a.txt") == bytes(50_000)
+
+
+def test_truncating_at_open_fetches_nothing(tmp_path: Path) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        await tree.write_file("a.txt", bytes(1 << 20))
+        storage.calls.clear()
+        await tree.write_file("a.txt", b"new")
+        attr = await tree.lookup("a.txt")
+        await tree.fs.setattr(attr.node_id, size=0, mtime_ns=None, fh=None)
+        tree.fs.forget(attr.node_id, 1)
+        assert "open_content" not in storage.calls
+
+    assert content(on_tree(check, tmp_path), "a.txt") == b""
+
+
+def test_errors_of_a_plain_name_keep_their_errno(tmp_path: Path) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        storage.failures["stat"] = [OSError(110, "timed out"), OSError(110, "timed out")]
+        with pytest.raises(OSError, match="timed out"):
+            await tree.lookup("a.txt")
+        storage.failures["stat"] = [RuntimeError("a bug"), RuntimeError("a bug")]
+        with pytest.raises(StorageFailed):
+            await tree.lookup("a.txt")
+        with pytest.raises(FileNotStored):
+            await tree.lookup("a.txt")
+
+    on_tree(check, tmp_path)
