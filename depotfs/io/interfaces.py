@@ -218,6 +218,9 @@ class FileStorage(ABC):
         """An existing directory from which `put` can take a `FileContent` by rename, None where there is none."""
         return None
 
+    def leave_staging(self) -> None:  # noqa: B027 - most have none
+        """The staging directory is not needed for now: it goes if nothing is in it. May be called at any time."""
+
     def disk_path(self) -> str | None:
         """A path on the local file system whose free space is this storage's, None where there is none."""
         return None

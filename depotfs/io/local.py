@@ -6,7 +6,8 @@ import errno
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
 from depotfs import disk
 from depotfs.errors import AlreadyStored, DepotError, FileNotStored, InvalidMetadata, VersionChanged
@@ -28,6 +29,8 @@ from depotfs.io.native import NativeStorage
 from depotfs.io.staging import NAME as STAGING
 from depotfs.io.staging import Staging, discard
 from depotfs.types import ABSENT, ANY, PRESENT, Expected, FileEntry, FileId, FileMetadata, FileStat
+
+T = TypeVar("T")
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # so that opening a FIFO does not wait for its writer
@@ -59,7 +62,7 @@ class LocalFileStorage(NativeStorage):
         return f"local:{os.path.realpath(self._root)}"
 
     def staging_directory(self) -> str | None:
-        """`<storage_path>/.depotfs`, kept until `close`; None where it cannot be made.
+        """`<storage_path>/.depotfs`, kept until `leave_staging` or `close`; None where it cannot be made.
 
         `put` takes the file of a movable `FileContent` out of `<this>/spool-<anything>/file`, with its directory.
         """
@@ -67,6 +70,9 @@ class LocalFileStorage(NativeStorage):
             return self._staging.hold()
         except OSError:
             return None
+
+    def leave_staging(self) -> None:
+        self._staging.release()
 
     def close(self) -> None:
         self._staging.release()
@@ -261,13 +267,14 @@ class LocalFileStorage(NativeStorage):
             if not self._is_anything_at(place):
                 return
             try:
-                with self._staging.building() as built:
-                    self._take_out(file_id, expect, lambda: os.rename(place, f"{built}/gone"))
+                gone = self._take_out(file_id, expect, self._staging.take_out)
+                if gone is not None:
+                    self._staging.clear_away(gone)
             except OSError as error:
                 if error.errno not in _FULL:
                     raise
                 # No room for a directory to delete it from: then in its place. Without metadata it is no file any more.
-                self._take_out(file_id, expect, lambda: os.unlink(f"{place}/{METADATA}"))
+                self._take_out(file_id, expect, lambda place: os.unlink(f"{place}/{METADATA}"))
                 discard(place)
             if self.durable:
                 disk.sync_directory(self._root)
@@ -282,25 +289,28 @@ class LocalFileStorage(NativeStorage):
             else:
                 return True
 
-    def _take_out(self, file_id: FileId, expect: Expected, away: Callable[[], None]) -> None:
+    def _take_out(self, file_id: FileId, expect: Expected, away: Callable[[str], T]) -> T | None:
+        """What `away` gave for the file's place; None: there is nothing any more."""
         with disk.exclusive(self._root):
             # Nothing may be left that would be restored into the empty place.
-            self._staging.restore(self._place(file_id), inside=True)
+            place = self._place(file_id)
+            self._staging.restore(place, inside=True)
             if expect is not ANY:
                 if self._version(file_id, inside=True) is None:
-                    return
+                    return None
                 self._check(file_id, expect, inside=True)
             try:
-                away()
+                return away(place)
             except FileNotFoundError:
-                return  # somebody was faster
+                return None  # somebody was faster
 
     def _is_staged(self, content: FileContent) -> bool:
-        own, name = os.path.split(content.path)
-        if not content.movable or name != CONTENT:
+        if not content.movable:
             return False
-        around, staging = os.path.dirname(own), self._staging.path
-        return around == staging or os.path.abspath(around) == os.path.abspath(staging)
+        around, staging = os.path.dirname(os.path.dirname(content.path)), self._staging.path
+        return os.path.basename(content.path) == CONTENT and (
+            around == staging or os.path.abspath(around) == os.path.abspath(staging)
+        )
 
     def _take(self, content: FileContent, metadata: FileMetadata, file_id: FileId) -> FileStat | None:
         """A new file, made of the directory that the content is in. None (and nothing done): the id is taken."""
@@ -416,6 +426,8 @@ def _describe(directory: str, metadata: FileMetadata, size: int) -> int:
         write_all(fd, encode_metadata(metadata, size))
     except BaseException:
         os.close(fd)
+        with suppress(OSError):  # the directory is as it was: it may be one that is tried again
+            os.unlink(f"{directory}/{METADATA}")
         raise
     return fd
 

@@ -50,13 +50,13 @@ class Staging:
         return self.path
 
     def release(self) -> None:
-        """Undoes `hold`; the directory goes if nobody else needs it. Idempotent."""
+        """Undoes `hold`; the directory goes if nobody needs it. Idempotent."""
         with self._lock:
             held, self._held = self._held, None
         if held is not None:
             discard(held[0])
             os.close(held[1])
-            self._remove_if_idle()
+        self._remove_if_idle()
 
     @contextmanager
     def building(self) -> Iterator[str]:
@@ -69,6 +69,28 @@ class Staging:
             discard(path)
             os.close(fd)
             self._remove_if_idle()
+
+    def take_out(self, place: str) -> str:
+        """What was at `place` is at the path returned, for the caller to `clear_away`. FileNotFoundError: nothing was.
+
+        It needs no lock: a sweep that finds it deletes what is to be deleted.
+        """
+        self._sweep_once()
+        path = self._free_path()
+        while True:
+            try:
+                os.rename(place, path)
+                return path
+            except FileNotFoundError:
+                if not os.path.lexists(place) or os.path.islink(self.path):
+                    raise
+                with suppress(FileExistsError):
+                    os.makedirs(self.path)
+
+    def clear_away(self, path: str) -> None:
+        """What was taken out is deleted, as far as that can be done."""
+        discard(path)
+        self._remove_if_idle()
 
     def swap(self, built: str, place: str) -> None:
         """`built` stands at `place`, and `built` names what was there; atomic for readers who know `restore`.
@@ -105,7 +127,7 @@ class Staging:
         old = self._old(place)
         if not os.path.lexists(old):
             # A swap may have ended since the caller looked: then the file is whole, and to be looked at again.
-            return all(os.path.exists(f"{place}/{name}") for name in (METADATA, CONTENT))
+            return os.path.exists(f"{place}/{METADATA}") and os.path.exists(f"{place}/{CONTENT}")
         with nullcontext() if inside else disk.exclusive(self._root):  # whoever swaps is in there
             try:
                 disk.rename_new(old, place)
@@ -121,11 +143,14 @@ class Staging:
         return sum(self.restore(os.path.join(self._root, name.removeprefix(_OLD))) for name in names) > 0
 
     def _old(self, place: str) -> str:
-        return os.path.join(self.path, _OLD + os.path.basename(place))
+        return f"{self.path}/{_OLD}{place.rpartition('/')[2]}"
+
+    def _free_path(self) -> str:
+        return f"{self.path}/{_BUILD}{secrets.token_hex(8)}"
 
     def _make(self) -> tuple[str, int]:
         while True:
-            path = os.path.join(self.path, _BUILD + secrets.token_hex(8))
+            path = self._free_path()
             try:
                 os.mkdir(path)
                 fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from contextlib import suppress
@@ -309,7 +310,19 @@ def remove_bytes(path: str, *, staged: bool) -> None:
         with suppress(FileNotFoundError):
             os.unlink(path)
         if staged:
-            with suppress(FileNotFoundError):
-                os.rmdir(os.path.dirname(path))
+            _remove_directory(os.path.dirname(path))
     except OSError as error:
         _logger.warning("%s is not needed any more but cannot be removed: %s", path, error)
+
+
+def _remove_directory(directory: str) -> None:
+    with suppress(FileNotFoundError):
+        try:
+            os.rmdir(directory)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            # What a storage began to write beside the bytes when it died.
+            for name in os.listdir(directory):
+                os.unlink(f"{directory}/{name}")
+            os.rmdir(directory)

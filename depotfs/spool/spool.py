@@ -60,7 +60,7 @@ class Spool:
         self._budget = Budget(limit)
         self._files: dict[int, SpoolFile] = {}
         self._journal = Journal(os.path.join(self.directory, "journal"), "", 0)
-        self._disks: dict[str, int] = {}
+        self._stagings: dict[str, tuple[str, int]] = {}
         self._lock = -1
         self._next = 1
         self._total = 0
@@ -108,7 +108,8 @@ class Spool:
         if staging is None:
             path, disk_id = f"data/{number}", 0
         else:
-            path, disk_id = f"{os.path.abspath(staging)}/spool-{os.urandom(8).hex()}/file", self._disk(staging)
+            place, disk_id = self._staging(staging)
+            path = f"{place}/spool-{os.urandom(8).hex()}/file"
         file = self._file(number, path, disk_id, target)
         file.create()
         self._files[number] = file
@@ -124,6 +125,11 @@ class Spool:
     def files(self) -> list[SpoolFile]:
         """All files that are not done, oldest first."""
         return sorted(self._files.values(), key=lambda file: file.number)
+
+    def has_staged(self, directory: str) -> bool:
+        """Whether a file that is not done is staged there."""
+        within = os.path.abspath(directory) + os.sep
+        return any(file.staged and file.path.startswith(within) for file in self._files.values())
 
     def statistics(self) -> SpoolStatistics:
         states = Counter(file.state for file in self._files.values())
@@ -150,10 +156,11 @@ class Spool:
             files=self._files,
         )
 
-    def _disk(self, staging: str) -> int:
-        if staging not in self._disks:
-            self._disks[staging] = disk_of(staging)
-        return self._disks[staging]
+    def _staging(self, directory: str) -> tuple[str, int]:
+        """Absolute path of a staging directory and f_fsid of its disk, found out once."""
+        if directory not in self._stagings:
+            self._stagings[directory] = os.path.abspath(directory), disk_of(directory)
+        return self._stagings[directory]
 
     def _recover(self) -> None:
         """Replays the journal. Wherever this is cut short, the next start replays the same."""

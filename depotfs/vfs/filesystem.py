@@ -107,6 +107,7 @@ class DepotFilesystem:
             for volume in self.volumes.values():
                 self._ahead[volume.name] = Ahead(volume, self._cache, self._catalog, nursery)
             nursery.start_soon(self.commits.pending.run)
+            nursery.start_soon(self._writing.tidy)
             task_status.started()
 
     # --- nodes -------------------------------------------------------------------------------------------------------

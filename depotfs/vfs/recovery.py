@@ -46,6 +46,8 @@ def _show(file: SpoolFile, volume: Volume, commits: Commits) -> None:
         _forget(older, commits)
     node = volume.add(target.file_id, scratch)
     node.dirty = Dirty(file, _base(target), changed=True)
+    if file.staged:
+        commits.writing.stage(volume)
     node.dirty.modified = target.modified or node.dirty.modified
     node.dirty.failures = 1  # it may have landed: that is looked for first
     node.dirty.attempts.add(target.commit)

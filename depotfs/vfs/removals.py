@@ -25,6 +25,7 @@ class Removals:
                 return
             if _may_be_stored(node) and not volume.needed_by_another(node, node.file_id):
                 await self._writing.preserve(node)
+                self._writing.stage(volume)
                 volume.disturb(node.file_id)
                 try:
                     await volume.remote.remove(node.file_id)

@@ -20,6 +20,11 @@ from depotfs.vfs.volume import Volume
 _PIECE: Final = 8 << 20
 """Bytes fetched at once from a storage: what its ranged reads are best at."""
 
+_TIDY_AFTER: Final = 0.25
+"""Seconds for which an empty staging directory stays: a copy of many files makes and removes it rarely."""
+_TIDY_AT_LEAST: Final = 5.0
+"""Seconds between two looks at a staging directory that something stays in."""
+
 
 class Writing:
     """Opens content for reading, and copies it into the spool for writing."""
@@ -27,6 +32,31 @@ class Writing:
     def __init__(self, spool: Spool, cache: BlockCache) -> None:
         self.spool = spool
         self.cache = cache
+        self._staging: dict[Volume, str] = {}
+        self._staged = trio.Event()
+
+    def stage(self, volume: Volume) -> str | None:
+        """The storage's staging directory, as long as something comes to be or goes there every now and then."""
+        directory = volume.remote.storage.staging_directory()
+        if directory is not None and volume not in self._staging:
+            self._staging[volume] = directory
+            self._staged.set()
+        return directory
+
+    async def tidy(self) -> None:
+        """Staging directories are left soon after nothing is in them any more; until cancelled."""
+        delay = _TIDY_AFTER
+        while True:
+            await self._staged.wait()
+            await trio.sleep(delay)
+            left = [volume for volume, directory in self._staging.items() if not self.spool.has_staged(directory)]
+            for volume in left:
+                del self._staging[volume]
+                volume.remote.storage.leave_staging()
+            # A file that is held for a person may stay there for days.
+            delay = _TIDY_AFTER if left else min(2 * delay, _TIDY_AT_LEAST)
+            if not self._staging:
+                self._staged = trio.Event()
 
     async def open_reading(self, node: FileNode) -> Reading:
         """The node's content of `node.stat` is open. Raises VersionChanged, FileNotStored: it is gone."""
@@ -122,7 +152,7 @@ class Writing:
             expect=base.version if base else ABSENT,
             commit="",
         )
-        return self.spool.new_file(target, volume.remote.storage.staging_directory())
+        return self.spool.new_file(target, self.stage(volume))
 
     async def _fill(self, file: SpoolFile, node: FileNode, size: int) -> None:
         """The first `size` bytes of the node are in the file."""

@@ -196,6 +196,25 @@ class TestStaging:
         storage.close()
         assert [path.name for path in root.iterdir()] == [FILE]
 
+    def test_file_that_cannot_be_taken_is_left_alone(
+        self, storage: LocalFileStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        content = self._staged(storage, b"abc")
+
+        def refuse() -> None:
+            raise OSError(errno.ENOSPC, "full")
+
+        for name in ("write", "renameat2"):
+            with monkeypatch.context() as patch:
+                steps = Steps(1, refuse, only=name)
+                steps.install(patch)
+                with pytest.raises(errors.StorageFull):
+                    storage.put(content, METADATA, file_id=FILE, expect=ABSENT)
+                assert steps.reached
+            assert os.listdir(root / ".depotfs" / "spool-7") == ["file"]
+        assert storage.put(content, METADATA, file_id=FILE, expect=ABSENT) == storage.stat(FILE)
+        os.close(content.fd)
+
     def test_replacing_file_is_taken_not_copied(self, storage: LocalFileStorage, root: Path) -> None:
         old = put(storage, b"old", FILE)
         for expect in (old.version, ANY):

@@ -183,6 +183,18 @@ def test_a_file_that_the_storage_took_stays_where_it_put_it(running: Running, tm
     assert (tmp_path / "storage" / "b" / "file").read_bytes() == b"abc"
 
 
+def test_nothing_stays_beside_a_staged_file(running: Running, tmp_path: Path) -> None:
+    staging = tmp_path / "storage" / ".depotfs"
+    discarded, left = (running.spool.new_file(PHOTO, str(staging)) for _ in range(2))
+    assert running.spool.has_staged(str(staging))
+    for file in (discarded, left):  # a storage began to write there, and did not finish
+        Path(file.path).with_name("metadata.json").write_bytes(b"")
+    discarded.discard()
+    assert running.restart() == []
+    assert os.listdir(staging) == []
+    assert not running.spool.has_staged(str(staging))
+
+
 def test_a_staged_file_waits_for_its_disk(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = tmp_path / "storage"
     file = running.spool.new_file(PHOTO, str(storage / ".depotfs"))
