@@ -6,8 +6,9 @@ import errno
 import functools
 import logging
 import os
+import re
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
@@ -19,6 +20,10 @@ from depotfs.vfs.attr import Attr
 from depotfs.vfs.filesystem import DepotFilesystem
 
 _log = logging.getLogger(__name__)
+
+DIRECT_WRITES: Final = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 6)
+"""Whether the kernel drops what it has cached of a file where somebody writes past its cache (Linux 6.6)."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -85,15 +90,14 @@ class Operations(pyfuse3.Operations):
 
     @_answer
     async def open(self, inode: int, flags: int, ctx: object) -> FileInfo:
-        # The page cache may stay: a node shows one life of a file, all of whose writes come by the kernel.
-        return FileInfo(fh=_fh(await self._fs.open(inode, flags)), keep_cache=True)
+        return _opened(await self._fs.open(inode, flags), flags)
 
     @_answer
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         fh, attr = await self._fs.create(parent_inode, name, flags, ctx.pid)
-        return FileInfo(fh=_fh(fh), keep_cache=True), _entry(attr)
+        return _opened(fh, flags), _entry(attr)
 
     @_answer
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -185,8 +189,14 @@ class Operations(pyfuse3.Operations):
         raise FUSEError(errno.EPERM)
 
 
-def _fh(handle: HandleId) -> pyfuse3.FileHandleT:
-    return pyfuse3.FileHandleT(handle)
+def _opened(handle: HandleId, flags: int) -> FileInfo:
+    """For a reply that opens a file.
+
+    The page cache may stay: a node shows one life of a file, all of whose writes come by the kernel. Who only writes
+    needs none; copying into it, too, would be half of what a write costs.
+    """
+    direct = DIRECT_WRITES and flags & os.O_ACCMODE == os.O_WRONLY
+    return FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=True, direct_io=direct)
 
 
 def _attributes(attr: Attr) -> EntryAttributes:
