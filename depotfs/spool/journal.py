@@ -29,41 +29,37 @@ from depotfs.types import FileId
 VERSION: Final = 1
 _PREFIX: Final = '{"crc":"'
 _HEAD: Final = len(_PREFIX) + 8 + len('",')
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+_quoted: Final = json.encoder.encode_basestring_ascii
 _logger = logging.getLogger(__name__)
 
 
-def _line(fields: dict[str, Any]) -> bytes:
-    body = _encode(fields).encode("ascii")
+def _line(fields: str) -> bytes:
+    """The line of an object with these members."""
+    body = b"{%b}" % fields.encode("ascii")
     return b'{"crc":"%08x",%b\n' % (zlib.crc32(body), body[1:])
+
+
+def _or_null(text: str | None) -> str:
+    return "null" if text is None else _quoted(text)
 
 
 def encode(record: Record) -> bytes:
     """The record's line, with its line feed."""
-    fields: dict[str, Any] = {
-        "v": VERSION,
-        "n": record.number,
-        "event": record.event,
-        "state": record.state.value,
-        "path": record.path,
-    }
+    # Put together by hand: three lines are written for every file that is copied, and this is a third of json's time.
+    fields = (
+        f'"v":{VERSION},"n":{record.number},"event":{_quoted(record.event)},"state":{_quoted(record.state.value)},'
+        f'"path":{_quoted(record.path)}'
+    )
     target = record.target
     if target is not None:
-        fields |= {
-            "size": record.size,
-            "durable": record.durable,
-            "disk": record.disk,
-            "reason": record.reason,
-            "storage": target.storage,
-            "identity": target.identity,
-            "id": target.file_id,
-            "name": target.name,
-            "filename": target.filename,
-            "type": target.content_type,
-            "modified": target.modified,
-            "expect": target.expect,
-            "commit": target.commit,
-        }
+        fields += (
+            f',"size":{record.size},"durable":{"true" if record.durable else "false"},"disk":{record.disk},'
+            f'"reason":{_quoted(record.reason)},"storage":{_quoted(target.storage)},'
+            f'"identity":{_quoted(target.identity)},"id":{_quoted(target.file_id)},"name":{_or_null(target.name)},'
+            f'"filename":{_quoted(target.filename)},"type":{_quoted(target.content_type)},'
+            f'"modified":{"null" if target.modified is None else target.modified},'
+            f'"expect":{_or_null(target.expect)},"commit":{_quoted(target.commit)}'
+        )
     return _line(fields)
 
 
@@ -245,7 +241,7 @@ class Journal:
             _logger.warning("the spool's journal %s could not be shortened: %s", self.path, error)
 
     def _rewrite(self) -> None:
-        begin = _line({"v": VERSION, "event": "begin", "boot": self._boot, "highest": self._highest})
+        begin = _line(f'"v":{VERSION},"event":"begin","boot":{_quoted(self._boot)},"highest":{self._highest}')
         content = begin + b"".join(self._alive.values())
         fresh = Path(self.path + ".new")
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)

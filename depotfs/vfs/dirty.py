@@ -6,11 +6,15 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from depotfs.errors import Stale
 from depotfs.io.interfaces import ContentReader
 from depotfs.spool import SpoolFile, State
 from depotfs.types import FileStat
+
+_LONGEST_DELAY: Final = 300
+"""Seconds: a storage that is back has what was kept for it within minutes."""
 
 
 class Dirty:
@@ -39,15 +43,15 @@ class Dirty:
         self.failures = 0
         self.frozen = False
 
-    @contextmanager
-    def freeze(self) -> Iterator[None]:
-        """While inside nobody changes the bytes; only with the node's lock held."""
-        self.frozen = True
     @property
     def retry_delay(self) -> float:
         """Seconds until a commit is made again, after so many failures."""
         return float(min(_LONGEST_DELAY, 2 ** min(self.failures, 10)))
 
+    @contextmanager
+    def freeze(self) -> Iterator[None]:
+        """While inside nobody changes the bytes; only with the node's lock held."""
+        self.frozen = True
         try:
             yield
         finally:

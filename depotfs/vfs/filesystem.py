@@ -292,10 +292,10 @@ class DepotFilesystem:
             handle = FileHandle(node, writable=True)
             handle.changed = True
             return self._handles.add(handle), self._entered(directory, name, node, pid)
-        if flags & os.O_EXCL:
         node = node or volume.scratch[name]
-            raise AlreadyStored(f"{volume.name}/{parsed.text} exists")
+        if flags & os.O_EXCL:
             volume.settle(node)
+            raise AlreadyStored(f"{volume.name}/{parsed.text} exists")
         return await self.open(node.node_id, flags), self._entered(directory, name, node, pid)
 
     def _make(self, volume: Volume, raw: bytes) -> FileNode:
@@ -332,10 +332,10 @@ class DepotFilesystem:
         """Bytes written: all of them. TooLarge, SpoolFull, OSError of the disk; Stale if the content was overtaken."""
         handle = self._handles.file(fh)
         node = handle.node
-        dirty = node.dirty
         _check_size(node.volume, offset + len(data))
         if node.life is Life.OVERTAKEN:
             raise _overtaken(node)
+        dirty = node.dirty
         if dirty is None or dirty.frozen:
             dirty = await self._writable(node, keep=None)
         self.commits.pending.cancel(node)
@@ -420,9 +420,9 @@ class DepotFilesystem:
     async def fsync(self, fh: int) -> None:
         """The storage has the bytes, durably; of a scratch name: the spool has them, durably."""
         node = self._handles.file(fh).node
-        if node.life is not Life.LIVE:
         if node.life is Life.OVERTAKEN and node.dirty is not None:
             raise _overtaken(node)
+        if node.life is not Life.LIVE:
             return
         if node.scratch is not None and node.dirty is not None:
             async with node.lock:
@@ -547,11 +547,11 @@ def _check_size(volume: Volume, size: int) -> None:
         raise TooLarge(f"{volume.remote.identity} holds files of up to {limit} bytes")
 
 
-def _process_group(pid: int) -> int:
 def _overtaken(node: FileNode) -> Stale:
     return Stale(f"{node.volume.name}/{node.file_id} was replaced by somebody else, or could not be stored")
 
 
+def _process_group(pid: int) -> int:
     """The process group of whoever made the request; of one that is gone or in another PID namespace, -1."""
     try:
         return os.getpgid(pid) if pid else -1

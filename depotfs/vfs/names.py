@@ -6,8 +6,9 @@ import enum
 import re
 import uuid
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from functools import lru_cache
+from hashlib import sha1
 from typing import Final
 
 from depotfs.errors import NameNotUnicode, NameTooLong
@@ -50,7 +51,7 @@ class Name:
     ids: tuple[FileId, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class NameRules:
     """What names mean in one storage.
 
@@ -72,7 +73,7 @@ class NameRules:
             return Name(text, Kind.ID, (FileId(text),))
         if _ID_IN_OTHER_SPELLING.fullmatch(text):
             return Name(text, Kind.OTHER_SPELLING, (FileId(text),) if self.free_ids else ())
-        kind = Kind.SCRATCH if any(fnmatchcase(text, pattern) for pattern in self.scratch) else Kind.PLAIN
+        kind = Kind.SCRATCH if _matcher(self.scratch).match(text) else Kind.PLAIN
         derived = derive(text, self.form)
         return Name(text, kind, (*derived, FileId(text)) if self.free_ids else derived)
 
@@ -87,8 +88,21 @@ def decode(name: bytes) -> str:
         raise NameNotUnicode(f"The name {name!r} is not UTF-8: {error.reason}") from None
 
 
+@lru_cache(maxsize=64)
+def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """Matches what any of the shell patterns matches; of none, nothing."""
+    return re.compile("|".join(map(translate, patterns)) or "(?!)")
+
+
 def derive(text: str, form: IdForm) -> tuple[FileId, FileId]:
     """The two ids that a plain name can be stored under, the backend's own form first."""
-    whole = uuid.uuid5(NAMESPACE, text)
-    ids = FileId(str(whole)), FileId(whole.bytes[:12].hex())
+    # What uuid.uuid5 does (RFC 9562, 5.5), at a third of its cost: copying many files derives an id for each.
+    digest = bytearray(sha1(NAMESPACE.bytes + text.encode(), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    whole = digest.hex()
+    ids = (
+        FileId(f"{whole[:8]}-{whole[8:12]}-{whole[12:16]}-{whole[16:20]}-{whole[20:]}"),
+        FileId(whole[:24]),
+    )
     return ids if form is IdForm.UUID else (ids[1], ids[0])

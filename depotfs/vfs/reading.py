@@ -38,7 +38,7 @@ class Reading:
         self._closing = False
         self.key = (remote.identity, reader.stat.file_id, reader.stat.version)
         self.size = reader.stat.size
-        self._source = Source(self.key, self.size, self._fetch)
+        self._source = Source(self.key, self.size, self._fetch) if self._fd is None and not remote.inline else None
 
     @property
     def fd(self) -> int | None:
@@ -64,6 +64,7 @@ class Reading:
             return data if data is not None else await self._used(self._read_in_thread(offset, size))
         if self._remote.inline:
             return self._reader.pread(offset, size)
+        assert self._source is not None
         return await self._used(self._cache.read(self._source, offset, size))
 
     async def _fetch(self, offset: int, length: int) -> bytes:
@@ -109,6 +110,7 @@ class Reading:
     def close(self) -> None:
         """Let go of, at once or when the reads under way are done. Idempotent."""
         self._closing = True
-        self._cache.release(self._source)
+        if self._source is not None:
+            self._cache.release(self._source)
         if not self._busy:
             self._reader.close()

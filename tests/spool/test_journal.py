@@ -60,7 +60,7 @@ def test_a_damaged_line_is_counted_and_the_others_are_read() -> None:
         assert replay.damaged == 1
 
 
-@pytest.mark.parametrize("line", [journal._line({"v": 2, "event": "begin"}), b'{"v":9}\n'])
+@pytest.mark.parametrize("line", [journal._line('"v":2,"event":"begin"'), b'{"v":9}\n'])
 def test_another_version_is_refused(line: bytes) -> None:
     with pytest.raises(SpoolUnreadable, match="version"):
         read(encode(SEALED) + line)
