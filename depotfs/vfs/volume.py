@@ -110,7 +110,7 @@ class Volume:
         self.mtime_ns = time.time_ns()
 
     def note_absent(self, file_ids: Iterable[FileId]) -> None:
-        """The storage was just seen to have none of these; a create that follows need not ask again."""
+        """The storage was just seen to have none of these: within attr_timeout nobody needs to ask again."""
         if len(self._absent) > _MOST_ABSENT:
             self._absent.clear()
         until = trio.current_time() + self.options.attr_timeout
@@ -161,6 +161,7 @@ class Volume:
         """A new life under that id, or reachable by that scratch name only."""
         node = FileNode(self, file_id)
         self.table.add(node)
+        self._absent.pop(file_id, None)
         if scratch is None:
             self.nodes[file_id] = node
         else:

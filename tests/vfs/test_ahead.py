@@ -13,6 +13,7 @@ import trio
 from depotfs.io.content import BytesContent
 from depotfs.types import FileId, FileMetadata
 from depotfs.vfs.attr import Attr
+from depotfs.vfs.names import derive
 from depotfs.vfs.nodes import stable_ino
 from depotfs.vfs.options import VolumeOptions
 from tests.vfs.harness import PlainListing, Tree, mounted
@@ -160,3 +161,37 @@ def test_large_and_empty_files_are_no_obstacle(tmp_path: Path) -> None:
     assert ("load", IDS[21]) not in storage.requests
     assert requests["load"] <= COUNT - 2
     assert requests["stat"] <= 7
+
+
+def test_a_new_file_is_asked_for_once_under_each_of_its_ids(tmp_path: Path) -> None:
+    storage = stored(0)
+
+    async def test(tree: Tree) -> None:
+        for _ in range(2):  # cp looks once for itself, and the kernel once more when it opens
+            with pytest.raises(FileNotFoundError):
+                await tree.lookup("new.txt")
+        fh = await tree.create("new.txt")
+        assert sorted(storage.requests) == sorted(("stat", i) for i in derive("new.txt", storage.id_form))
+        await tree.fs.write(fh, 0, b"new")
+        await tree.close(fh)
+        assert await tree.read_file("new.txt") == b"new"
+
+    run(test, storage, tmp_path)
+
+
+def test_a_file_that_others_made_is_there_though_it_was_just_absent(tmp_path: Path) -> None:
+    storage = stored(0)
+
+    async def test(tree: Tree) -> None:
+        with pytest.raises(FileNotFoundError):
+            await tree.lookup(IDS[0])
+        put(storage, IDS[0], b"by others", 1)
+        if not timeout:
+            assert await tree.read_file(IDS[0]) == b"by others"
+        # A listing is newer than what was believed, even if the kernel forgets what it listed.
+        assert await tree.list() == [IDS[0]]
+        assert await tree.read_file(IDS[0]) == b"by others"
+
+    for timeout in (0.0, 60.0):
+        storage.remove(IDS[0])
+        run(test, storage, tmp_path / str(timeout), timeout)
