@@ -136,6 +136,7 @@ class Commits:
     def _stored(self, node: FileNode, dirty: Dirty, stat: FileStat) -> None:
         """The storage has it; who has the file open goes on reading the bytes from the spool's descriptor."""
         dirty.file.committed()
+        dirty.keep_promise()
         node.dirty = None
         if node.reading is not None:
             node.reading.close()
@@ -196,6 +197,8 @@ class Commits:
         assert dirty is not None
         dirty.file.seal(self._target(node, dirty, Destination(node.file_id, dirty.base, name)), durable=False)
         dirty.written = False
+        dirty.acknowledged = True
+        dirty.keep_promise()
         self.pending.schedule(node, node.volume.options.scratch_delay)
 
     async def seal_durably(self, node: FileNode, destination: Destination) -> None:
@@ -206,6 +209,8 @@ class Commits:
         with dirty.freeze():
             await trio.to_thread.run_sync(partial(dirty.file.seal, target, durable=True))
         dirty.written = False
+        dirty.acknowledged = True
+        dirty.keep_promise()
 
     def put_back(self, node: FileNode, name: str | None, *, scheduled: bool) -> None:
         """What was to be stored elsewhere was not: it goes where it would have gone before; its lock is held."""
@@ -223,7 +228,10 @@ class Commits:
         """A file that is open for writing goes by another id or name now: so does what a crash would leave."""
         dirty = node.dirty
         assert dirty is not None
-        dirty.file.retarget(self._target(node, dirty, Destination(node.file_id, dirty.base, name)))
+        target = self._target(node, dirty, Destination(node.file_id, dirty.base, name))
+        dirty.file.retarget(target)
+        if dirty.promise is not None:
+            dirty.promise.retarget(replace(target, commit=dirty.promise.target.commit))
 
     async def _commit_pending(self, node: FileNode) -> bool:
         """A commit whose time has come; False: it failed, which the log tells."""
@@ -251,6 +259,7 @@ class Commits:
     def _lost(self, node: FileNode, dirty: Dirty, error: DepotError) -> None:
         """Somebody else was first: readers see the winner, our bytes wait for a person."""
         dirty.file.hold(str(error))
+        dirty.keep_promise()
         self._report(node, dirty, error, "kept in the spool")
         self._give_up(node, dirty)
 
@@ -258,6 +267,7 @@ class Commits:
         """A commit, or the promise of one, failed: it is made again later, or waits for a person; its lock is held."""
         if isinstance(error, DepotError) and not error.transient:
             dirty.file.hold(str(error))
+            dirty.keep_promise()
             self._report(node, dirty, error, "kept in the spool")
             self._give_up(node, dirty)
             return

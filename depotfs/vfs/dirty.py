@@ -29,9 +29,13 @@ class Dirty:
         attempts: ids of the commits that were tried and may have landed without our hearing of it.
         failures: commits that failed for causes that can pass, in a row.
         frozen: the bytes are being read for a commit or flushed: who wants to change them waits for the node's lock.
+        acknowledged: a close or fsync was answered on the word of `file`'s seal; it is not written to any more.
+        promise: an earlier state that was acknowledged: it lands if we die before `file` is sealed.
     """
 
-    __slots__ = ("attempts", "base", "changed", "failures", "file", "frozen", "modified", "written")
+    __slots__ = (
+        "acknowledged", "attempts", "base", "changed", "failures", "file", "frozen", "modified", "promise", "written",
+    )  # fmt: skip
 
     def __init__(self, file: SpoolFile, base: FileStat | None, *, changed: bool) -> None:
         self.file = file
@@ -42,6 +46,26 @@ class Dirty:
         self.attempts: set[str] = set()
         self.failures = 0
         self.frozen = False
+        self.acknowledged = False
+        self.promise: SpoolFile | None = None
+
+    def continue_in(self, file: SpoolFile) -> None:
+        """`file` has the same bytes and takes the changes that come; what was acknowledged stays as it is."""
+        self.keep_promise()
+        self.promise, self.file, self.acknowledged = self.file, file, False
+
+    def keep_promise(self) -> None:
+        """A later state was sealed or stored: the earlier one is not needed any more."""
+        if self.promise is not None:
+            self.promise.discard()
+            self.promise.close()
+            self.promise = None
+
+    def discard(self) -> None:
+        """Never committed, gone from the disk; handles go on reading `file`."""
+        self.file.discard()
+        self.acknowledged = False
+        self.keep_promise()
 
     @property
     def retry_delay(self) -> float:
@@ -85,7 +109,7 @@ class Dirty:
 
     def drop(self) -> None:
         """Nobody wants the bytes any more: never committed, gone from the disk."""
-        self.file.discard()
+        self.discard()
         self.file.close()
 
 

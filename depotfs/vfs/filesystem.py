@@ -336,7 +336,7 @@ class DepotFilesystem:
         if node.life is Life.OVERTAKEN:
             raise _overtaken(node)
         dirty = node.dirty
-        if dirty is None or dirty.frozen:
+        if dirty is None or dirty.frozen or dirty.acknowledged:
             dirty = await self._writable(node, keep=None)
         self.commits.pending.cancel(node)
         handle.changed = True
@@ -351,6 +351,8 @@ class DepotFilesystem:
             elif node.dirty.frozen:
                 async with node.lock:
                     pass
+            elif node.dirty.acknowledged:
+                await self._writing.renew(node)
             else:
                 return node.dirty
 
@@ -463,7 +465,13 @@ class DepotFilesystem:
         new_directory, new_volume = self._volume(new_parent, change=True)
         if volume is not new_volume:
             raise OtherStorage(f"{directory.name} and {new_directory.name} are different storages")
-        moved, replaced = await self._renames.rename(volume, name, new_name, replace=replace)
+        try:
+            moved, replaced = await self._renames.rename(volume, name, new_name, replace=replace)
+        except BaseException:
+            # How far it came the kernel has to ask.
+            self._notifier.entry_gone(directory.node_id, name)
+            self._notifier.entry_gone(new_directory.node_id, new_name)
+            raise
         volume.names_changed()
         if replaced is not None:
             self._forget_names(replaced, but=(new_directory.node_id, new_name))

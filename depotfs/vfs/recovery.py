@@ -42,13 +42,14 @@ def _show(file: SpoolFile, volume: Volume, commits: Commits) -> None:
     scratch = _scratch_name(target, volume)
     older = volume.nodes.get(target.file_id) if scratch is None else volume.scratch.get(scratch)
     if older is not None and older.dirty is not None:
-        older.dirty.file.hold(f"spool file {file.number} is a later state of the same file")
+        older.dirty.discard()  # this one is a later state of the same file, sealed whole
         _forget(older, commits)
     node = volume.add(target.file_id, scratch)
     node.dirty = Dirty(file, _base(target), changed=True)
     if file.staged:
         commits.writing.stage(volume)
     node.dirty.modified = target.modified or node.dirty.modified
+    node.dirty.acknowledged = True
     node.dirty.failures = 1  # it may have landed: that is looked for first
     node.dirty.attempts.add(target.commit)
     commits.pending.schedule(node, 0 if scratch is None else volume.options.scratch_delay)

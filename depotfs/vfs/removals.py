@@ -41,7 +41,7 @@ class Removals:
         self._commits.pending.cancel(node)
         node.volume.end(node, life)
         if node.dirty is not None:
-            node.dirty.file.discard()
+            node.dirty.discard()
             if not node.handles:
                 node.dirty.file.close()
                 node.dirty = None

@@ -119,6 +119,23 @@ class Writing:
         if reading.fd is None and not node.volume.remote.inline:
             (await self.take(node)).file.discard()
 
+    async def renew(self, node: FileNode) -> None:
+        """What was acknowledged of the node's dirty bytes stays as it is; a copy takes the changes that come."""
+        async with node.lock:
+            dirty = node.dirty
+            if dirty is None or not dirty.acknowledged:
+                return
+            old, size = dirty.file, dirty.file.size
+            file = self._new_file(node.volume, node, dirty.base, old.target.name)
+            try:
+                file.truncate(size)
+                await trio.to_thread.run_sync(_copy, old.fd, file.fd, size)
+            except BaseException:
+                file.discard()
+                file.close()
+                raise
+            dirty.continue_in(file)
+
     @staticmethod
     def give_back(node: FileNode) -> None:
         """What `preserve` was called for did not happen: the node is as the storage has it again."""

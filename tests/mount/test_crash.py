@@ -207,3 +207,26 @@ def test_nothing_is_left_in_a_local_storage(storage: StorageUnderTest, tmp_path:
     assert sorted(beside.list()) == sorted(
         name for name in os.listdir(storage.options["storage_path"]) if not name.startswith(".")
     )
+
+
+@pytest.mark.parametrize("flags", [os.O_APPEND, os.O_TRUNC])
+@pytest.mark.parametrize("synced", [False, True])
+def test_acknowledged_scratch_file_survives_later_writes(
+    flags: int, synced: bool, storage: StorageUnderTest, tmp_path: Path
+) -> None:
+    """A swap file: closed or synced, written again, and the daemon dies: what was acknowledged is there."""
+    with Mount(tmp_path / "m", {"files": storage.config}, expected=["spool"]) as mount, mount.watched():
+        path = mount.path / "files" / ".swap"
+        fd = os.open(path, os.O_CREAT | os.O_WRONLY)
+        os.write(fd, b"acknowledged\n")
+        if synced:
+            os.fsync(fd)
+        else:
+            os.close(fd)
+            fd = os.open(path, os.O_WRONLY | flags)
+        os.write(fd, b"not closed\n")
+        mount.kill()
+        with refused(errno.ENOTCONN, errno.ECONNABORTED, errno.EIO):
+            os.close(fd)
+        mount.start()
+        assert path.read_bytes() == b"acknowledged\n"

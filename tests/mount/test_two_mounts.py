@@ -200,3 +200,20 @@ def test_both_append(kind: str, both: tuple[Mount, Mount, StorageUnderTest]) -> 
             os.write(fd, line)
         expected += line
     assert [path.read_bytes() for path in paths] == [expected] * 2
+
+
+def test_handle_that_lost_a_race_says_so(storage: StorageUnderTest, tmp_path: Path) -> None:
+    """Nothing that is written through it later is acknowledged either."""
+    asked = {"attr_timeout": "0"}
+    with Mount(tmp_path / "m", {"files": storage.config}, expected=["spool"], mount=asked) as mount, mount.watched():
+        path = mount.path / "files" / "contested"
+        path.write_bytes(b"original")
+        with refused(errno.ESTALE), opened(path, os.O_RDWR) as fd:
+            os.pwrite(fd, b"LOST", 0)
+            storage.open().replace(storage.derive("contested"), b"winner", "contested")
+            for change in (lambda: None, lambda: os.pwrite(fd, b"lost, too", 0), lambda: os.ftruncate(fd, 0)):
+                with refused(errno.ESTALE):
+                    change()
+                    os.fsync(fd)
+        assert path.read_bytes() == b"winner"
+        mount.stop(code=None)
