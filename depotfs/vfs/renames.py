@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 
 from depotfs.errors import AlreadyStored, DepotError, FileNotStored, InvalidName, VersionChanged
 from depotfs.types import ABSENT, FileId
@@ -16,7 +17,11 @@ from depotfs.vfs.writing import Writing
 
 
 class Renames:
-    """Renames within one storage. Every method leaves everything as it was when it raises."""
+    """Renames within one storage.
+
+    Every method leaves everything as it was when it raises; but where the target was replaced already and the old
+    name cannot be removed, both are there.
+    """
 
     def __init__(self, writing: Writing, commits: Commits, removals: Removals) -> None:
         self._writing = writing
@@ -124,24 +129,33 @@ class Renames:
                 source.dirty.base = base
                 self._commits.pending.schedule(source, 0)
             else:
-                await self._move_again(source, Destination(file_id, base, called), replace=replace)
+                left = await self._move_again(source, Destination(file_id, base, called), replace=replace)
+                self._take_place(source, target, file_id)
+                if left is not None:
+                    raise left
+                return
             self._take_place(source, target, file_id)
 
-    async def _move_again(self, source: FileNode, destination: Destination, *, replace: bool) -> None:
+    async def _move_again(
+        self, source: FileNode, destination: Destination, *, replace: bool
+    ) -> DepotError | OSError | None:
         """As `_move`; a target that changed meanwhile is replaced as it is now, which is what rename(2) means."""
-        for last in (False, False, True):
+        attempts = 3 if replace else 1
+        while True:
+            attempts -= 1
             try:
-                await self._move(source, destination)
+                return await self._move(source, destination)
             except (AlreadyStored, VersionChanged):
-                if last or not replace:
+                if not attempts:
                     raise
                 current = await source.volume.ask(destination.file_id)
                 destination = Destination(destination.file_id, current, destination.name)
-            else:
-                return
 
-    async def _move(self, source: FileNode, destination: Destination) -> None:
-        """The storage has the source's content under the destination's id, and nothing under its own."""
+    async def _move(self, source: FileNode, destination: Destination) -> DepotError | OSError | None:
+        """The storage has the source's content under the destination's id, and nothing under its own.
+
+        Returns: why something is left under its own all the same, where that cannot be undone any more.
+        """
         volume, own = source.volume, source.base
         dirty = source.dirty
         if dirty is not None and dirty.changed:
@@ -154,17 +168,22 @@ class Renames:
         else:
             await self._copy(source, destination)
         if own is None or own.file_id == destination.file_id or volume.needed_by_another(source, own.file_id):
-            return
+            return None
         volume.disturb(own.file_id)
         try:
             await volume.remote.remove(own.file_id, expect=own.version)
-        except DepotError:
-            if destination.base is None and dirty is None:
+        except VersionChanged:
+            pass  # what was moved is gone from there; what came instead is somebody else's
+        except (DepotError, OSError) as error:
+            if destination.base is not None or dirty is not None:
+                return error
+            volume.know(source, own)
+            with suppress(DepotError, OSError):  # then there are two
                 await volume.remote.remove(destination.file_id)
-                volume.know(source, own)
             raise
         finally:
             volume.disturb(own.file_id, destination.file_id)
+        return None
 
     async def _copy(self, source: FileNode, destination: Destination) -> None:
         volume = source.volume

@@ -263,6 +263,44 @@ def test_a_rename_that_fails_changes_nothing(tmp_path: Path, name: str, error: E
     assert storage.files[id_of(name)]["metadata"]["filename"] == name
 
 
+@pytest.mark.parametrize("error", [StorageUnavailable("away"), OSError(5, "disk"), RuntimeError("a bug")])
+def test_a_rename_whose_old_name_stays_leaves_two_whole_files(tmp_path: Path, error: Exception) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        await tree.write_file("a.txt", b"new")
+        await tree.write_file("b.txt", b"old")
+        fh = await tree.open("a.txt", os.O_RDWR)
+        storage.failures["remove"] = [error]
+        with pytest.raises((DepotError, OSError)):
+            await rename(tree, "a.txt", "b.txt")
+        assert (tree.directory, b"a.txt") in tree.notes.gone
+        assert await tree.read_file("a.txt") == await tree.read_file("b.txt") == b"new"
+        await tree.fs.write(fh, 3, b"er")  # the file that was moved
+        await tree.close(fh)
+
+    storage = on_tree(check, tmp_path)
+    assert (content(storage, "a.txt"), content(storage, "b.txt")) == (b"new", b"newer")
+
+
+def test_a_rename_takes_only_what_it_moved(tmp_path: Path) -> None:
+    """Somebody else replaces the old name in the moment between the copy and the removal."""
+
+    async def check(tree: Tree, storage: Faulty) -> None:
+        await tree.write_file("a.txt", b"ours")
+        copy = storage.copy
+
+        def copied(*args: Any, **options: Any) -> Any:
+            stat = copy(*args, **options)
+            storage.put(BytesContent(b"theirs"), FileMetadata("a.txt", "text/plain", 5), file_id=id_of("a.txt"))
+            return stat
+
+        storage.copy = copied  # type: ignore[method-assign]
+        await rename(tree, "a.txt", "b.txt")
+        assert await tree.read_file("a.txt") == b"theirs"
+
+    storage = on_tree(check, tmp_path)
+    assert (content(storage, "a.txt"), content(storage, "b.txt")) == (b"theirs", b"ours")
+
+
 def test_a_rename_in_the_background_without_room_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
