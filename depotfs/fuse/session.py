@@ -22,8 +22,10 @@ from depotfs.vfs.filesystem import DepotFilesystem
 
 READ_AHEAD_KIB: Final = 1024
 """The kernel's read-ahead: the knee of throughput over window (requests of 1 MiB, the largest there are)."""
-TASKS: Final = 128
-"""Requests being answered at once, at most: more than the metadata requests in flight to one storage."""
+TASKS: Final = 512
+"""Requests being answered at once, at most: a storage that hangs must not use up what the others need."""
+BACKGROUND: Final = 256
+"""Read-ahead and other requests that nobody waits for, at once: the kernel's 12 a storage that hangs would fill."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
@@ -95,6 +97,7 @@ class Session:
         """The mountpoint answers; from now on the kernel reads ahead as far as it may."""
         found = await trio.to_thread.run_sync(os.stat, self._mountpoint)
         widen_read_ahead(found.st_dev)
+        allow_background(found.st_dev)
 
     def end(self) -> None:
         """`serve` returns soon."""
@@ -114,6 +117,14 @@ def widen_read_ahead(device: int) -> None:
     path = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
     with contextlib.suppress(OSError):
         path.write_text(str(READ_AHEAD_KIB))
+
+
+def allow_background(device: int) -> None:
+    """The kernel has up to `BACKGROUND` requests under way that nobody waits for; 12 where we may not say so."""
+    directory = Path(f"/sys/fs/fuse/connections/{os.minor(device)}")
+    with contextlib.suppress(OSError):
+        (directory / "max_background").write_text(str(BACKGROUND))
+        (directory / "congestion_threshold").write_text(str(BACKGROUND * 3 // 4))
 
 
 def tune_process() -> None:

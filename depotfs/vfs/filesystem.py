@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -33,6 +34,7 @@ from depotfs.vfs import attr, tree
 from depotfs.vfs.ahead import Ahead
 from depotfs.vfs.attr import Attr
 from depotfs.vfs.commits import Commits, Destination
+from depotfs.vfs.deadlines import BYTES_PER_SECOND, answer_within
 from depotfs.vfs.dirty import Dirty
 from depotfs.vfs.handles import DirectoryHandle, FileHandle, HandleTable, RootHandle
 from depotfs.vfs.listing import Listing
@@ -45,6 +47,7 @@ from depotfs.vfs.volume import Volume
 from depotfs.vfs.writing import Writing
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 Take = Callable[[bytes, Attr, int], bool]
 """`take(name, attributes, next index)`: hands an entry of a listing to the kernel; False: no room, try again later."""
@@ -103,6 +106,7 @@ class DepotFilesystem:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Makes deferred commits and reads ahead, until cancelled."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             self._cache.start(nursery)
             for volume in self.volumes.values():
                 self._ahead[volume.name] = Ahead(volume, self._cache, self._catalog, nursery)
@@ -452,10 +456,27 @@ class DepotFilesystem:
                 directory.name, node.file_id, pid,
             )  # fmt: skip
             raise NotPermitted(f"{volume.name}/{node.file_id} was used by its plain name by the same process group")
-        with volume.pinned(node):
-            await self._removals.unlink(node)
+        await self._in_time(volume, f"unlink of {volume.name}/{node.file_id}", partial(self._unlink, node))
         volume.names_changed()
         self._forget_names(node, but=(directory.node_id, name))
+
+    async def _unlink(self, node: FileNode) -> None:
+        with node.volume.pinned(node):
+            await self._removals.unlink(node)
+
+    async def _in_time(self, volume: Volume, what: str, work: Callable[[], Awaitable[T]], size: int = 0) -> T:
+        """A change of the storage, answered within its deadline; see `depotfs.vfs.deadlines`."""
+        if volume.remote.inline:
+            return await work()
+        seconds = volume.remote.deadline + size / BYTES_PER_SECOND
+        return await answer_within(seconds, work, nursery=self._nursery, what=what)
+
+    @staticmethod
+    def _known_size(volume: Volume, name: bytes) -> int:
+        """Bytes of the file that a name leads to, 0 if it is not known here."""
+        ids = volume.rules.parse(name).ids
+        node = volume.scratch.get(name) or next((volume.nodes[i] for i in ids if i in volume.nodes), None)
+        return node.size if node is not None else 0
 
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, replace: bool, pid: int
@@ -466,7 +487,12 @@ class DepotFilesystem:
         if volume is not new_volume:
             raise OtherStorage(f"{directory.name} and {new_directory.name} are different storages")
         try:
-            moved, replaced = await self._renames.rename(volume, name, new_name, replace=replace)
+            moved, replaced = await self._in_time(
+                volume,
+                f"rename of {volume.name}/{name!r} to {new_name!r}",
+                partial(self._renames.rename, volume, name, new_name, replace=replace),
+                self._known_size(volume, name),
+            )
         except BaseException:
             # How far it came the kernel has to ask.
             self._notifier.entry_gone(directory.node_id, name)
