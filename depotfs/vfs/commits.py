@@ -193,13 +193,17 @@ class Commits:
 
     def defer(self, node: FileNode, name: str | None) -> None:
         """The bytes are journalled, and are committed after the storage's scratch delay."""
+        self.seal(node, name)
+        self.pending.schedule(node, node.volume.options.scratch_delay)
+
+    def seal(self, node: FileNode, name: str | None) -> None:
+        """The bytes are promised to land where the node is now, after a crash of the daemon too."""
         dirty = node.dirty
         assert dirty is not None
         dirty.file.seal(self._target(node, dirty, Destination(node.file_id, dirty.base, name)), durable=False)
         dirty.written = False
         dirty.acknowledged = True
         dirty.keep_promise()
-        self.pending.schedule(node, node.volume.options.scratch_delay)
 
     async def seal_durably(self, node: FileNode, destination: Destination) -> None:
         """The bytes are promised to land there, after a loss of power too; the node's lock is held."""

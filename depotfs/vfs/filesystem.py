@@ -25,7 +25,6 @@ from depotfs.errors import (
     ReadOnly,
     Stale,
     StorageUnavailable,
-    TooLarge,
     VersionChanged,
 )
 from depotfs.spool import Spool
@@ -33,9 +32,9 @@ from depotfs.types import HandleId, InodeNo
 from depotfs.vfs import attr, tree
 from depotfs.vfs.ahead import Ahead
 from depotfs.vfs.attr import Attr
-from depotfs.vfs.commits import Commits, Destination
+from depotfs.vfs.changes import Changes, check_size, overtaken
+from depotfs.vfs.commits import Commits
 from depotfs.vfs.deadlines import BYTES_PER_SECOND, answer_within
-from depotfs.vfs.dirty import Dirty
 from depotfs.vfs.handles import DirectoryHandle, FileHandle, HandleTable, RootHandle
 from depotfs.vfs.listing import Listing
 from depotfs.vfs.names import Kind
@@ -92,6 +91,7 @@ class DepotFilesystem:
         self._handles = HandleTable()
         self._writing = Writing(spool, cache)
         self.commits = Commits(spool, self._writing)
+        self._changes = Changes(self._writing, self.commits)
         self._removals = Removals(self._writing, self.commits)
         self._renames = Renames(self._writing, self.commits, self._removals)
         self._ahead: dict[str, Ahead] = {}
@@ -208,50 +208,13 @@ class DepotFilesystem:
             raise ReadOnly(f"{node.volume.name} is mounted read-only")
         with node.volume.pinned(node):
             if size is not None:
-                await self._truncate(node, size, self._handles.file(fh) if fh is not None else None)
+                handle = self._handles.file(fh) if fh is not None else None
+                await self._changes.truncate(node, size, commit=handle is None)
+                if handle is not None:
+                    handle.changed = True
             if mtime_ns is not None:
-                await self._touch(node, mtime_ns // 10**9)
+                await self._changes.touch(node, mtime_ns // 10**9)
             return await self.getattr(node_id)
-
-    async def _truncate(self, node: FileNode, size: int, handle: FileHandle | None) -> None:
-        _check_size(node.volume, size)
-        if node.life is Life.LIVE:
-            await tree.refresh(node)
-        elif node.life is Life.OVERTAKEN or not node.handles:
-            raise Stale(f"{node.volume.name}/{node.file_id} was {node.life.value}")
-        dirty = await self._writable(node, keep=min(size, node.size))
-        if dirty.file.size != size or not dirty.changed:
-            dirty.truncate(size)
-        if handle is not None:
-            handle.changed = True
-        else:
-            await self._commit_as_configured(node)
-
-    async def _touch(self, node: FileNode, modified: int) -> None:
-        async with node.lock:
-            volume = node.volume
-            if node.dirty is not None or node.life is not Life.LIVE:
-                if node.dirty is not None and node.dirty.changed and node.life is Life.LIVE:
-                    scheduled = self.commits.pending.is_scheduled(node)
-                    node.dirty.touch(modified)
-                    if scheduled:
-                        self.commits.defer(node, node.dirty.file.target.name)
-                elif node.dirty is not None:
-                    node.dirty.modified = modified
-                return
-            if node.stat is None or not volume.remote.inline:
-                await tree.refresh_locked(node)
-            assert node.stat is not None
-            if node.stat.metadata.modified == modified:
-                return
-            volume.disturb(node.file_id)
-            try:
-                volume.know(node, await volume.remote.update(node.stat, modified=modified))
-            except (VersionChanged, FileNotStored) as error:
-                volume.end(node, Life.OVERTAKEN)
-                raise Stale(str(error)) from error
-            finally:
-                volume.disturb(node.file_id)
 
     # --- files -------------------------------------------------------------------------------------------------------
 
@@ -274,7 +237,7 @@ class DepotFilesystem:
                 await self._ahead[node.volume.name].load(node)
             await tree.refresh(node)
             if truncate:
-                dirty = await self._writable(node, keep=0)
+                dirty = await self._changes.writable(node, keep=0)
                 if dirty.file.size or not dirty.changed:
                     dirty.truncate(0)
             elif node.dirty is None and node.stat is not None:
@@ -336,43 +299,15 @@ class DepotFilesystem:
         """Bytes written: all of them. TooLarge, SpoolFull, OSError of the disk; Stale if the content was overtaken."""
         handle = self._handles.file(fh)
         node = handle.node
-        _check_size(node.volume, offset + len(data))
+        check_size(node.volume, offset + len(data))
         if node.life is Life.OVERTAKEN:
-            raise _overtaken(node)
+            raise overtaken(node)
         dirty = node.dirty
         if dirty is None or dirty.frozen or dirty.acknowledged:
-            dirty = await self._writable(node, keep=None)
+            dirty = await self._changes.writable(node, keep=None)
         self.commits.pending.cancel(node)
         handle.changed = True
         return dirty.write(data, offset)
-
-    async def _writable(self, node: FileNode, keep: int | None) -> Dirty:
-        """The node's dirty content, with no commit of it under way."""
-        await self._own_content(node)
-        while True:
-            if node.dirty is None:
-                await self._writing.begin(node, keep, base=node.stat if node.stored else None)
-            elif node.dirty.frozen:
-                async with node.lock:
-                    pass
-            elif node.dirty.acknowledged:
-                await self._writing.renew(node)
-            else:
-                return node.dirty
-
-    async def _own_content(self, node: FileNode) -> None:
-        """A file renamed to a scratch name, that the storage still has under its id, is about to be changed."""
-        volume = node.volume
-        if node.scratch is None or volume.hidden.get(node.file_id) is not node:
-            return
-        async with node.lock:
-            file_id = node.file_id
-            await self.commits.detach_hidden(node)
-            if file_id in volume.nodes:  # made again already: what is stored is that one's to replace
-                return
-            volume.disturb(file_id)
-            await volume.remote.remove(file_id)
-            volume.disturb(file_id)
 
     async def flush(self, fh: int) -> None:
         """close(2) of a descriptor: what was written is committed as configured. Raises what the commit raises."""
@@ -382,10 +317,10 @@ class DepotFilesystem:
             return
         if node.life is Life.OVERTAKEN:
             handle.changed = False
-            raise _overtaken(node)
+            raise overtaken(node)
         if dirty.written:
             handle.changed = False
-            await self._commit_as_configured(node)
+            await self._changes.commit_as_configured(node)
 
     async def release(self, fh: int) -> None:
         """The handle is closed. What it still owes is committed; nobody hears of errors but the log."""
@@ -395,49 +330,14 @@ class DepotFilesystem:
         try:
             if handle.changed and node.dirty is not None:
                 with suppress(DepotError, OSError):  # said where it happened; the bytes are in the spool
-                    await self._commit_as_configured(node)
+                    await self._changes.commit_as_configured(node)
         finally:
             node.handles -= 1
             node.volume.settle(node)
 
-    async def _commit_as_configured(self, node: FileNode) -> None:
-        """What a close owes: a commit now, or a promise of one that survives a crash."""
-        dirty = node.dirty
-        if dirty is None or not dirty.changed or node.life is not Life.LIVE:
-            return
-        if node.scratch is None and not node.volume.options.background:
-            await self.commits.commit(node)
-            return
-        async with node.lock:
-            if node.dirty is dirty and node.life is Life.LIVE:
-                try:
-                    await self._promise(node, dirty)
-                except Exception as error:
-                    self.commits.failed(node, dirty, error)
-                    raise
-
-    async def _promise(self, node: FileNode, dirty: Dirty) -> None:
-        if node.scratch is not None:
-            self.commits.defer(node, dirty.file.target.name)
-        else:
-            await self.commits.seal_durably(node, Destination.own(node, dirty))
-            self.commits.pending.schedule(node, 0)
-
     async def fsync(self, fh: int) -> None:
         """The storage has the bytes, durably; of a scratch name: the spool has them, durably."""
-        node = self._handles.file(fh).node
-        if node.life is Life.OVERTAKEN and node.dirty is not None:
-            raise _overtaken(node)
-        if node.life is not Life.LIVE:
-            return
-        if node.scratch is not None and node.dirty is not None:
-            async with node.lock:
-                if node.dirty is not None and node.life is Life.LIVE:
-                    await self.commits.seal_durably(node, Destination.own(node, node.dirty))
-            return
-        await self.commits.commit(node)
-        if node.volume.remote.inline and node.stat is not None and node.scratch is None:
-            await node.volume.remote.sync(node.file_id)
+        await self._changes.sync(self._handles.file(fh).node)
 
     async def unlink(self, parent: int, name: bytes, pid: int) -> None:
         """Raises FileNotStored, AccessDenied, ReadOnly, StorageUnavailable …; then nothing has changed.
@@ -573,16 +473,6 @@ class DepotFilesystem:
             if handle.node.dirty is None or not handle.node.dirty.written:
                 await self.release(fh)
         await self.drain()
-
-
-def _check_size(volume: Volume, size: int) -> None:
-    limit = volume.remote.storage.max_size
-    if limit is not None and size > limit:
-        raise TooLarge(f"{volume.remote.identity} holds files of up to {limit} bytes")
-
-
-def _overtaken(node: FileNode) -> Stale:
-    return Stale(f"{node.volume.name}/{node.file_id} was replaced by somebody else, or could not be stored")
 
 
 def _process_group(pid: int) -> int:

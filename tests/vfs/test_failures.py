@@ -224,6 +224,21 @@ def test_an_error_of_our_own_in_a_pending_commit_ends_nothing(
     assert "KeyError: 'ours'" in caplog.text
 
 
+def test_a_time_set_after_the_close_does_not_delay_the_commit(tmp_path: Path) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        fh, attr = await tree.fs.create(tree.directory, b"a.txt", os.O_RDWR, 0)
+        await tree.fs.write(fh, 0, b"kept")
+        await tree.close(fh)
+        due = dict(tree.fs.commits.pending._due)
+        await tree.fs.setattr(attr.node_id, size=None, mtime_ns=7 * 10**9, fh=None)
+        assert due
+        assert tree.fs.commits.pending._due == due
+        tree.fs.forget(attr.node_id, 1)
+
+    storage = on_tree(check, tmp_path, background=True)
+    assert storage.stat(id_of("a.txt")).metadata.modified == 7
+
+
 # --- unlink and rename ---------------------------------------------------------------------------------------------
 
 
