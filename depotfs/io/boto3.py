@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from depotfs.errors import (
     AccessDenied,
@@ -54,6 +53,7 @@ _LARGEST_COPY: Final = 5 << 30
 """Bytes that CopyObject takes; more is copied in parts (S3 user guide, Copying objects)."""
 _POLICIES: Final = (None, "private", "public-read")
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
+_ENDPOINT: Final = re.compile(r"https?://[^/@?#]+(?:/[^?#]*)?", re.IGNORECASE)
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST_PRESIGN: Final = 7 * 86400.0  # SigV4's limit
 
@@ -120,8 +120,8 @@ class S3Storage(NativeStorage):
             raise ConfigurationError(f"S3 policy must be public-read or private, not {policy!r}")
         if bool(access_key_id) != bool(secret_access_key):
             raise ConfigurationError("S3 access_key_id and secret_access_key are given both or neither")
-        if endpoint_url and "@" in urlsplit(endpoint_url).netloc:
-            raise ConfigurationError("S3 endpoint_url must hold no user and password")
+        if endpoint_url and not _ENDPOINT.fullmatch(endpoint_url):
+            raise ConfigurationError("S3 endpoint_url must be http:// or https://, and hold no user and password")
         if not bucket and not access_key_id:
             raise ConfigurationError("S3 bucket must be given where access_key_id is not")
         self._policy = policy

@@ -7,6 +7,7 @@ library's session, by the JSON API (https://cloud.google.com/storage/docs/json_a
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -232,7 +233,11 @@ class GcsRequests:
             with self._exchange(method, url, params, head, data) as response:
                 length = len(body or b"")
                 content = b"".join(self._received(response, decode=True, size=length))
-                return Answer(response.status_code, response.headers, content, repeated)
+                answer = Answer(response.status_code, response.headers, content, repeated)
+            if answer.ok and content and not answer.json() and content.strip() != b"{}":
+                # A proxy's page, or another service: not to be taken for a bucket that holds nothing.
+                raise OSError(errno.EPROTO, "what answers there is not Google Cloud Storage")
+            return answer
 
         return self._repeat(what, attempt, attempts)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, cast
+from xml.etree import ElementTree
 
 import botocore.exceptions
+import botocore.parsers
 import urllib3.exceptions
 
 from depotfs.errors import (
@@ -109,6 +111,11 @@ BROKEN_CONNECTION: Final = (
     OSError,
 )
 """What is raised where a connection is not made, is reset, stalls, or ends before the body does."""
+_NOT_S3: Final = (botocore.parsers.ResponseParserError, ElementTree.ParseError)
+
+
+class NotS3(StorageUnavailable):
+    """What answered is not S3: a proxy's page, or another service. Not to be taken for a bucket that holds nothing."""
 
 
 def cause_of(status: int, code: str) -> type[DepotError]:
@@ -146,5 +153,7 @@ def translated(what: str) -> Iterator[None]:
         if isinstance(error, DepotError):
             raise
         raise StorageUnavailable(f"{what}: {error}") from error
+    except _NOT_S3 as error:
+        raise NotS3(f"{what}: what answers there is not S3: {error}") from error
     except botocore.exceptions.BotoCoreError as error:
         raise DepotError(f"{what}: {error}") from error

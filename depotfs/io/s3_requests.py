@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 from depotfs.errors import AccessDenied, FileNotStored, StorageMissing, StorageUnavailable, VersionChanged
 from depotfs.io.s3_client import LISTING, S3Client, S3Settings
 from depotfs.io.s3_clock import ServerClock
-from depotfs.io.s3_errors import BROKEN_CONNECTION, translated
+from depotfs.io.s3_errors import BROKEN_CONNECTION, NotS3, translated
 
 Fields = Mapping[str, Any]
 """Parameters of a request, as the S3 API names them."""
@@ -145,10 +145,16 @@ class S3Requests:
         fields = {name: answer[name] for name in _KEPT_BY_COPY if answer.get(name)}
         if answer.get("ExpiresString"):
             fields["Expires"] = answer["ExpiresString"]
-        changed = int(answer["LastModified"].timestamp())
-        etag = answer["ETag"].strip('"')
+        changed = int(self._told(answer, "LastModified").timestamp())
+        etag = self._told(answer, "ETag").strip('"')
         asked = self._date(answer)
         return Head(answer["ContentLength"], etag, changed, asked, metadata, fields, self._checksum(answer, etag))
+
+    def _told(self, answer: Fields, name: str) -> Any:
+        if name not in answer:
+            where = f"{self.settings.bucket} at {self.settings.place}"
+            raise NotS3(f"S3 {where}: what answers there is not S3, it told no {name}")
+        return answer[name]
 
     def _check_bucket(self) -> None:
         if self._bucket_seen:
@@ -215,7 +221,7 @@ class S3Requests:
                 **common, Range=f"bytes={offset}-{offset + size - 1}", IfMatch=quoted(etag)
             )
         whole_range = answer.get("ContentRange", f"bytes {offset}-" if not offset else "")
-        if answer["ETag"].strip('"') != etag or not whole_range.startswith(f"bytes {offset}-"):
+        if self._told(answer, "ETag").strip('"') != etag or not whole_range.startswith(f"bytes {offset}-"):
             answer["Body"].close()
             raise VersionChanged(f"S3 GET {self.settings.bucket}/{key}: version {etag} is gone")
         return answer["Body"]
@@ -225,7 +231,10 @@ class S3Requests:
         start: Fields = {"ContinuationToken": token} if token else {"StartAfter": after} if after else {}
         with self._call("LIST", "") as common:
             answer = self._client.current().list_objects_v2(**common, Prefix=prefix, **start)
-        return _parse(answer[LISTING])
+        root = answer[LISTING]
+        if not root.tag.endswith("ListBucketResult"):
+            raise NotS3(f"S3 LIST {self.settings.bucket} at {self.settings.place}: what answers there is not S3")
+        return _parse(root)
 
     def _date(self, answer: Fields) -> int:
         """The server's time of its answer, to the second; what it tells of its clock is learned."""
@@ -244,14 +253,14 @@ class S3Requests:
         return self._stored(answer, seconds_of(told) if told else date, exact=exact)
 
     def _stored(self, answer: Fields, changed: int, *, exact: bool = False) -> Stored:
-        etag = str(answer["ETag"]).strip('"')
+        etag = str(self._told(answer, "ETag")).strip('"')
         return Stored(etag, changed, self._checksum(answer, etag), exact)
 
     def start_parts(self, key: str, fields: Fields) -> str:
         """The id of a new multipart upload, which must be finished or aborted."""
         with self._call("start parts of", key) as common:
             answer = self._client.current().create_multipart_upload(**common, **fields)
-        return str(answer["UploadId"])
+        return str(self._told(answer, "UploadId"))
 
     def put_part(self, key: str, upload: str, number: int, body: bytes) -> Fields:
         """Part `number` (from 1 on) is those bytes; what `finish_parts` wants to know of it."""

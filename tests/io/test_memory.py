@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import pytest
 
+from depotfs.errors import VersionChanged
+from depotfs.io.content import BytesContent
+from depotfs.io.ids import new_uuid
 from depotfs.io.memory import MemoryFileStorage
+from depotfs.types import FileStat
 from tests.io.contract import StorageContract
-from tests.io.contract_sources import ABSENT_IDS
+from tests.io.contract_sources import ABSENT_IDS, METADATA
 
 
 class TestMemoryFileStorage(StorageContract):
@@ -48,3 +53,21 @@ def test_two_storages_are_two() -> None:
     assert one.identity() != other.identity()
     file_id = one.create(b"x")
     assert not other.exists(file_id)
+
+
+class Contested(MemoryFileStorage):
+    """Somebody else replaces each file just before it is stored."""
+
+    attempts = 0
+
+    def put(self, *arguments: Any, **options: Any) -> FileStat:
+        self.attempts += 1
+        raise VersionChanged("replaced by others")
+
+
+def test_a_replace_that_always_loses_ends() -> None:
+    storage = Contested()
+    file_id = MemoryFileStorage.put(storage, BytesContent(b"old"), METADATA, file_id=new_uuid()).file_id
+    with pytest.raises(VersionChanged):
+        storage.replace(file_id, b"new")
+    assert storage.attempts > 10

@@ -326,6 +326,8 @@ def test_a_url_signed_before_is_no_sign_of_a_bucket(minio: S3Server) -> None:
         {"presign": "soon"},
         {"presign": "8d"},
         {"endpoint_url": "https://user:pass@s3.example.com"},
+        {"endpoint_url": "s3.example.com:9000"},
+        {"endpoint_url": "http://"},
     ],
     ids=str,
 )
