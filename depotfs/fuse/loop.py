@@ -2,8 +2,9 @@
 
 pyfuse3 3.5 guards its reads of /dev/fuse by a trio lock and waits for the descriptor through trio's scheduler: two
 task switches and two epoll calls a request, which is more than the request itself costs. Here the lock is taken
-without a switch while it is free, and a request that is there already is read without waiting. Measured on two cores:
-from 41 to 20 µs of CPU a request.
+without a switch while it is free, a request that is there already is read without waiting, and one that comes soon
+is waited for in place while trio has nothing else to do. Measured on two cores: from 41 to 20 µs of CPU a request;
+waiting in place makes `cp -r` of small files faster by a third, and their removal by half.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ _log = logging.getLogger(__name__)
 
 TESTED: Final = ("3.4", "3.5")
 """Versions of pyfuse3 that use just what is replaced here."""
-SPINS: Final = 60
-"""Times that the descriptor is looked at before trio waits for it: about the time a wake-up takes."""
+SPINS: Final = 20
+"""Times that the descriptor is looked at before anybody waits for it: most of a tight loop's requests are there by
+then, and a client that shares the core is not kept from making one for long."""
+_SOON_MS: Final = 2
+"""Time that a request is waited for in place: longer than most clients need between two."""
 IN_A_ROW: Final = 64
 """Requests read without giving trio's other tasks a turn, at most."""
 
@@ -79,20 +83,53 @@ class _Waiter:
 
     def __init__(self) -> None:
         self._poll: select.poll | None = None
+        self._either: select.poll | None = None
         self._in_a_row = 0
 
     def wait_readable(self, fd: int) -> Awaitable[None]:
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(fd, select.POLLIN)
-        if self._in_a_row < IN_A_ROW:
-            poll = self._poll.poll
-            for _ in range(SPINS):
-                if poll(0):
-                    self._in_a_row += 1
-                    return _DONE
+            self._either = _both(fd, _trios_descriptor())
+        if self._in_a_row < IN_A_ROW and (self._is_there(self._poll) or self._comes_soon(fd)):
+            self._in_a_row += 1
+            return _DONE
         self._in_a_row = 0
         return trio.lowlevel.wait_readable(fd)  # noqa: ASYNC105 - whoever called awaits it
+
+    @staticmethod
+    def _is_there(poll: select.poll) -> bool:
+        look = poll.poll
+        for _ in range(SPINS):  # noqa: SIM110 - any() of a generator is half as fast
+            if look(0):
+                return True
+        return False
+
+    def _comes_soon(self, fd: int) -> bool:
+        """Waits while no task could run, no deadline passes, and nothing that trio waits for happens."""
+        if self._either is None:
+            return False
+        trios = trio.lowlevel.current_statistics()
+        if trios.tasks_runnable or trios.seconds_to_next_deadline * 1000 <= _SOON_MS:
+            return False
+        return any(ready == fd for ready, _ in self._either.poll(_SOON_MS))
+
+
+def _both(fd: int, other: int | None) -> select.poll | None:
+    if other is None:
+        return None
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.register(other, select.POLLIN)
+    return poll
+
+
+def _trios_descriptor() -> int | None:
+    """The descriptor that is readable when anything happens that trio waits for; None for a trio that hides it."""
+    try:
+        return int(trio._core._run.GLOBAL_RUN_CONTEXT.runner.io_manager._epoll.fileno())
+    except AttributeError:
+        return None
 
 
 def install() -> bool:
