@@ -6,6 +6,7 @@ import logging
 import uuid
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
 import trio
 
@@ -22,6 +23,9 @@ from depotfs.vfs.volume import Volume
 from depotfs.vfs.writing import Writing
 
 _log = logging.getLogger(__name__)
+
+_SMALL: Final = 1 << 20
+"""Bytes whose copying takes no longer than handing it to a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ class Commits:
                 expect=target.expect,
                 commit=target.commit,
                 # A replace flushes the new content before it gives up the old: that may take long.
-                quick=file.staged and target.expect == ABSENT,
+                quick=target.expect == ABSENT and (file.staged or file.size <= _SMALL),
             )
         finally:
             if content.moved:
