@@ -126,6 +126,12 @@ class TestRequests:
         assert len(gcs_fake.requests(storage.bucket_name)) == before + 2
         assert next(storage.pages(sorted(made)[999]))[0].file_id == max(made)
 
+    def test_lines_come_with_one_request(self, gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+        file = storage.get(storage.create(b"line\n" * 2000))
+        before = len(gcs_fake.requests(storage.bucket_name))
+        assert list(file) == [b"line\n"] * 2000
+        assert len(gcs_fake.requests(storage.bucket_name)) == before + 1
+
     def test_nothing_before_it_is_needed(self, gcs_fake: FakeGcsServer) -> None:
         dead = GCSStorage(bucket="b", endpoint=f"http://127.0.0.1:{free_port()}", policy="public-read")
         assert dead.identity().endswith("/b/")

@@ -147,6 +147,12 @@ class TestRequests:
         listed = {entry.file_id: entry.revision for page in storage.pages() for entry in page}
         assert listed == {stat.file_id: stat.revision for stat in stats}
 
+    def test_lines_come_with_one_request(self, storage: S3Storage, proxy: FaultProxy) -> None:
+        file = storage.get(storage.create(b"line\n" * 2000))
+        proxy.requests.clear()
+        assert list(file) == [b"line\n"] * 2000
+        assert len(proxy.requests) == 1
+
     def test_list_of_full_pages(self, storage: S3Storage, minio: S3Server, proxy: FaultProxy) -> None:
         """1,000 keys exactly, then some more: a request for each 1,000, and an empty last page does no harm."""
         ids = sorted(new_uuid() for _ in range(1003))
@@ -307,6 +313,21 @@ def test_bucket_is_made_by_the_first_request_and_only_when_asked(minio: S3Server
     assert set(storage(create_bucket=True).list()) == ids
     assert [line.split()[0] for line in proxy.requests] == [b"HEAD", b"GET"]
     assert storage(create_bucket=False).presigned_url(first.stat(FileId(ids.pop())), 0.5)
+
+
+@pytest.mark.xdist_group("moto")
+def test_bucket_of_another_region(moto_s3: S3Server) -> None:
+    bucket = f"made-{new_uuid()}"
+    options: dict[str, Any] = {"endpoint_url": moto_s3.endpoint, "create_bucket": True}
+    storage = S3Storage(
+        moto_s3.access_key, moto_s3.secret_key, bucket, "eu-west-1", "public-read", "STANDARD_IA", **options
+    )
+    file_id = storage.create(b"x")
+    client = moto_s3.client()
+    assert client.get_bucket_location(Bucket=bucket)["LocationConstraint"] == "eu-west-1"
+    assert client.head_object(Bucket=bucket, Key=file_id)["StorageClass"] == "STANDARD_IA"
+    with pytest.raises(client.exceptions.ClientError, match="NoSuchPublicAccessBlock"):
+        client.get_public_access_block(Bucket=bucket)  # what guards the bucket is left to its owner
 
 
 @pytest.mark.xdist_group("minio")

@@ -241,6 +241,8 @@ def test_foreign_objects(minio: S3Server) -> None:
     storage.update(broken, filename="mended")
     head = client.head_object(Bucket=bucket, Key=f"p/{other}")
     assert (head["Metadata"]["own"], head["CacheControl"]) == ("kept", "max-age=7")
+    storage.replace(FILE, b"other")
+    assert (storage.get(FILE).filename, storage.get(FILE).read()) == ("unnamed", b"other")
     storage.replace(FILE, b"new", "now.txt")
     assert storage.get(FILE).filename == "now.txt"
 
