@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import threading
 import time
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
-from depotfs.errors import AlreadyStored, FileNotStored, VersionChanged
+from depotfs.errors import AlreadyStored, FileNotStored, TooLarge, VersionChanged
 from depotfs.io.content import CHUNK, Content
 from depotfs.io.interfaces import PAGE, ContentReader
 from depotfs.io.native import NativeStorage
@@ -29,6 +30,10 @@ from depotfs.types import (
     FileStat,
 )
 
+LARGEST: Final = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+"""Bytes of one file: a quarter of the machine's memory, since they are there twice while they are stored. A sparse
+file of a terabyte would otherwise end the process."""
+
 
 class MemoryFileStorage(NativeStorage):
     """Files that are gone with the process. Reads and writes copy nothing but what callers could change.
@@ -42,6 +47,7 @@ class MemoryFileStorage(NativeStorage):
     """
 
     inline = True
+    max_size = LARGEST
 
     def __init__(self, **options: Any) -> None:
         self.files: dict[str, dict[str, Any]] = {}
@@ -73,6 +79,8 @@ class MemoryFileStorage(NativeStorage):
     def put(
         self, content: Content, metadata: FileMetadata, *, file_id: FileId, expect: Expected = ANY, commit: str = ""
     ) -> FileStat:
+        if content.size is not None and content.size > self.max_size:
+            raise TooLarge(f"{self._identity} holds files of up to {self.max_size} bytes")
         data = b"".join(iter(lambda: content.read(CHUNK), b""))
         return self._store(file_id, data, metadata, expect, commit)
 

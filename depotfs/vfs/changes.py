@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from depotfs.errors import FileNotStored, Stale, TooLarge, VersionChanged
+from depotfs.io.times import from_datetime, to_datetime
 from depotfs.vfs import tree
 from depotfs.vfs.commits import Commits, Destination
 from depotfs.vfs.dirty import Dirty
@@ -33,6 +34,7 @@ class Changes:
 
     async def touch(self, node: FileNode, modified: int) -> None:
         """It was last modified then (seconds since the epoch): in the storage, or with the commit to come. Stale …"""
+        modified = from_datetime(to_datetime(modified))  # what can be stored, so that it shows no other time later
         async with node.lock:
             volume = node.volume
             if node.dirty is not None or node.life is not Life.LIVE:

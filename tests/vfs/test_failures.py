@@ -239,6 +239,24 @@ def test_a_time_set_after_the_close_does_not_delay_the_commit(tmp_path: Path) ->
     assert storage.stat(id_of("a.txt")).metadata.modified == 7
 
 
+def test_a_time_that_cannot_be_stored_is_clipped_at_once(tmp_path: Path) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        fh, attr = await tree.fs.create(tree.directory, b"a.txt", os.O_RDWR, 0)
+        for dirty in (True, False):
+            for seconds in (-(10**15), 10**15, -1):
+                shown = await tree.fs.setattr(attr.node_id, size=None, mtime_ns=seconds * 10**9, fh=None)
+                if not dirty:
+                    assert storage.stat(id_of("a.txt")).metadata.modified * 10**9 == shown.mtime_ns
+            assert shown.mtime_ns == -(10**9)
+            if dirty:
+                extreme = await tree.fs.setattr(attr.node_id, size=None, mtime_ns=10**24, fh=None)
+                await tree.close(fh)
+                assert storage.stat(id_of("a.txt")).metadata.modified * 10**9 == extreme.mtime_ns
+        tree.fs.forget(attr.node_id, 1)
+
+    on_tree(check, tmp_path)
+
+
 # --- unlink and rename ---------------------------------------------------------------------------------------------
 
 
@@ -372,6 +390,20 @@ def test_a_failed_truncate_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         assert_nothing_left(tree)
 
     on_tree(check, tmp_path)
+
+
+def test_what_memory_cannot_hold_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        fh = await tree.create("a.txt")
+        node_id = tree.fs._handles.file(fh).node.node_id
+        for size in (1 << 62, storage.max_size + 1):
+            with pytest.raises(TooLarge):
+                await tree.fs.setattr(node_id, size=size, mtime_ns=None, fh=fh)
+            with pytest.raises(TooLarge):
+                await tree.fs.write(fh, size, b"x")
+        await tree.close(fh)
+
+    assert content(on_tree(check, tmp_path), "a.txt") == b""
 
 
 def test_a_refused_create_or_rename_leaves_nothing(tmp_path: Path) -> None:
