@@ -16,8 +16,17 @@ from pymongo.write_concern import WriteConcern
 from depotfs.errors import ConfigurationError
 from depotfs.io.gridfs_documents import Document
 
-_DEFAULTS = {"serverSelectionTimeoutMS": 10_000, "connectTimeoutMS": 10_000, "socketTimeoutMS": 60_000}
-"""Milliseconds, where the URI says nothing: pymongo's own would wait 30 s for a server and forever for an answer."""
+_DEFAULTS: dict[str, Any] = {
+    "serverSelectionTimeoutMS": 10_000,
+    "connectTimeoutMS": 10_000,
+    "socketTimeoutMS": 60_000,
+    "serverMonitoringMode": "poll",
+}
+"""Where the URI says nothing: pymongo's own would wait 30 s for a server and forever for an answer (milliseconds).
+
+Polled, a server is looked at anew half a second after an error; a monitor that listens instead leaves it alone for
+10 s after a refused login, and so long would each call take to say so (measured).
+"""
 _CODEC: CodecOptions[Document] = CodecOptions(
     tz_aware=False,
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # a date outside of the years 1 to 9999 breaks no listing

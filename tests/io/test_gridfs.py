@@ -301,6 +301,13 @@ class TestConnection:
         assert "secret" not in str(caught.value)
         storage.close()
 
+    def test_a_refused_login_is_soon_told_again(self) -> None:
+        """By a monitor that polls: one that listens would leave the server alone for 10 s, as long as a call waits."""
+        for options, mode in (("", "poll"), ("serverMonitoringMode=stream", "stream")):
+            client = Target(f"mongodb://localhost/d?{options}").client()
+            assert client.options.server_monitoring_mode == mode
+            client.close()
+
     def test_both_sides_of_a_fork(self, storage: GridFSStorage) -> None:
         file_id = storage.create(b"before")
         child = os.fork()
