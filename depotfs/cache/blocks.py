@@ -15,7 +15,7 @@ from depotfs.cache.runs import Run, Store
 from depotfs.cache.source import Source
 from depotfs.errors import ContentDamaged, DepotError, StorageUnavailable
 
-_AHEAD_SHARE: Final = 0.6
+_AHEAD_SHARE: Final = 0.8
 """Of the capacity, for all that is ahead of readers; the rest is for what they come back to."""
 _IDLE_AFTER: Final = 1024
 """Reads by others after which a reader counts as idle, and what is ahead of it as free to go."""

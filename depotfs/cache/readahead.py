@@ -18,6 +18,8 @@ LARGEST: Final = 8 << 20
 """Sizes of the first request ahead and of the largest: at 20 ms a request and 1 GB/s, 8 of 8 MiB are under way."""
 PATIENCE: Final = 2
 """Sequential reads before anything is fetched ahead: one may be a look at a header."""
+_MORE_THAN_A_HEADER: Final = 256 << 10
+"""A first read of so much is no look at a header: the kernel doubles what cp asks for first, 128 KiB."""
 _AHEAD_PER_READ: Final = 4
 """Bytes ahead per byte that was read in order: whoever stops early wastes at most that much."""
 _OVERTAKING: Final = 4
@@ -71,7 +73,8 @@ def observe(stream: Stream, offset: int, size: int) -> Stream:
     reach = max(size, BLOCK)
     gap = offset - stream.front
     if 0 <= gap <= reach:
-        return replace(stream, front=end, reads=stream.reads + 1)
+        count = PATIENCE if not offset and size >= _MORE_THAN_A_HEADER else 1
+        return replace(stream, front=end, reads=stream.reads + count)
     if -_LATE * reach <= gap <= _OVERTAKING * reach:
         return replace(stream, front=max(stream.front, end))
     return Stream(begin=offset, front=end, ahead=end)

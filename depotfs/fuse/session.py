@@ -26,7 +26,7 @@ TASKS: Final = 512
 """Requests being answered at once, at most: a storage that hangs must not use up what the others need."""
 BACKGROUND: Final = 256
 """Read-ahead and other requests that nobody waits for, at once: the kernel's 12 a storage that hangs would fill."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # <malloc.h>
 
 
 class KernelNotifier:
@@ -134,3 +134,5 @@ def tune_process() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # glibc's maximum
         libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
+        # What one thread fetched and another one let go of is used again by all: 30 page faults a MiB instead of 180.
+        libc.mallopt(_M_ARENA_MAX, 1)

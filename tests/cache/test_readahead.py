@@ -34,6 +34,12 @@ def test_one_read_asks_for_nothing_ahead_and_two_in_order_do() -> None:
     assert follow(in_order(2)) == [(256 << 10, FIRST)]
 
 
+def test_a_large_read_at_the_beginning_is_the_beginning_of_a_stream() -> None:
+    assert follow([(0, 256 << 10)]) == [(256 << 10, FIRST)]
+    assert follow([(0, MIB)]) == [(MIB, FIRST), (2 * MIB, 2 * FIRST)]
+    assert follow([(MIB, MIB)]) == []
+
+
 def test_a_reader_in_the_middle_has_to_show_two_reads_in_order_first() -> None:
     assert follow(in_order(2, begin=100 * MIB)) == []
     assert follow(in_order(3, begin=100 * MIB)) == [(100 * MIB + (384 << 10), FIRST)]
