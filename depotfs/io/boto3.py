@@ -19,6 +19,7 @@ from depotfs.errors import (
     VersionChanged,
 )
 from depotfs.io.content import Content
+from depotfs.io.durations import LONGEST_SIGNATURE, option_seconds
 from depotfs.io.ids import is_canonical
 from depotfs.io.interfaces import ContentReader, check_expected
 from depotfs.io.native import NativeStorage
@@ -52,10 +53,7 @@ _RACES: Final = 5
 _LARGEST_COPY: Final = 5 << 30
 """Bytes that CopyObject takes; more is copied in parts (S3 user guide, Copying objects)."""
 _POLICIES: Final = (None, "private", "public-read")
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
 _ENDPOINT: Final = re.compile(r"https?://[^/@?#]+(?:/[^?#]*)?", re.IGNORECASE)
-_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_LONGEST_PRESIGN: Final = 7 * 86400.0  # SigV4's limit
 
 
 class S3Storage(NativeStorage):
@@ -126,7 +124,7 @@ class S3Storage(NativeStorage):
             raise ConfigurationError("S3 bucket must be given where access_key_id is not")
         self._policy = policy
         self._prefix = prefix
-        presign_seconds = _seconds(presign)
+        presign_seconds = None if presign is None else option_seconds("S3 presign", presign, 1.0, LONGEST_SIGNATURE)
         self.presign_seconds = None if policy == "public-read" else presign_seconds
         self._fixed: dict[str, Any] = {"ACL": "public-read"} if policy == "public-read" else {}
         self._stored_as: dict[str, Any] = {"StorageClass": storage_class} if storage_class else {}
@@ -201,7 +199,7 @@ class S3Storage(NativeStorage):
         return self.presigned_url(stat, self.presign_seconds) if self.presign_seconds else None
 
     def presigned_url(self, stat: FileStat, expires: float) -> str | None:
-        return self._requests.presigned(self._key(stat.file_id), min(expires, _LONGEST_PRESIGN))
+        return self._requests.presigned(self._key(stat.file_id), min(expires, LONGEST_SIGNATURE))
 
     # --- storing ---------------------------------------------------------------------------------------------
 
@@ -457,14 +455,3 @@ def _stat_of(file_id: FileId, head: Head) -> FileStat:
         head.metadata.get(_COMMIT, ""),
         head.checksum,
     )
-
-
-def _seconds(presign: str | float | None) -> float | None:
-    """Seconds that a configured duration means."""
-    if presign is None:
-        return None
-    found = _DURATION.fullmatch(str(presign).strip())
-    seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
-    if not 1 <= seconds <= _LONGEST_PRESIGN:
-        raise ConfigurationError(f"S3 presign must be a time from 1s to 7d, not {presign!r}")
-    return seconds

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 from depotfs.errors import (
@@ -21,8 +20,9 @@ from depotfs.errors import (
 )
 from depotfs.io import gcs_upload
 from depotfs.io.content import Content
+from depotfs.io.durations import LONGEST_SIGNATURE, option_seconds
 from depotfs.io.gcs_objects import FIELDS, Json, changed_resource, is_upload, new_resource, stat_of
-from depotfs.io.gcs_requests import DEFAULT_ENDPOINT, LONGEST_SIGNATURE, Answer, GcsRequests, bucket_path, object_path
+from depotfs.io.gcs_requests import DEFAULT_ENDPOINT, Answer, GcsRequests, bucket_path, object_path
 from depotfs.io.ids import is_canonical
 from depotfs.io.interfaces import PAGE, ContentReader
 from depotfs.io.native import NativeStorage
@@ -36,9 +36,6 @@ from depotfs.types import (
     FileMetadata,
     FileStat,
 )
-
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
-_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class GCSStorage(NativeStorage):
@@ -102,7 +99,7 @@ class GCSStorage(NativeStorage):
         self.bucket_name = bucket
         self.prefix = prefix
         self._public = policy == "public-read"
-        presign_seconds = None if presign is None else _seconds("presign", presign, LONGEST_SIGNATURE)
+        presign_seconds = None if presign is None else option_seconds("GCS presign", presign, 1.0, LONGEST_SIGNATURE)
         self.presign_seconds = None if self._public else presign_seconds
         self._storage_class = storage_class
         self._requests = GcsRequests(
@@ -110,7 +107,7 @@ class GCSStorage(NativeStorage):
             project_id,
             credentials,
             anonymous=anonymous,
-            timeout=_seconds("timeout", timeout, 3600.0),
+            timeout=option_seconds("GCS timeout", timeout, 0.001, 3600.0),
             attempts=attempts,
             new_bucket=({"name": bucket} | ({"storageClass": storage_class} if storage_class else {}))
             if create_bucket
@@ -348,12 +345,3 @@ def _url(endpoint: str) -> str:
     if "@" in endpoint:
         raise ConfigurationError("GCS endpoint must hold no user and password")
     return (endpoint if "://" in endpoint else f"http://{endpoint}").rstrip("/")
-
-
-def _seconds(option: str, value: str | float, longest: float) -> float:
-    """A configured duration: seconds, or a text like "1h"."""
-    found = _DURATION.fullmatch(str(value).strip())
-    seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
-    if not 0 < seconds <= longest:
-        raise ConfigurationError(f"GCS {option} must be a time up to {longest:.0f} s, not {value!r}")
-    return seconds

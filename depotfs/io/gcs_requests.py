@@ -39,10 +39,9 @@ from depotfs.errors import (
     StorageUnavailable,
     TooLarge,
 )
+from depotfs.io.durations import LONGEST_SIGNATURE
 
 DEFAULT_ENDPOINT = "https://storage.googleapis.com"
-LONGEST_SIGNATURE = 7 * 86400.0
-"""Seconds: the limit of V4 signatures."""
 _SCOPES = ("https://www.googleapis.com/auth/devstorage.full_control",)
 _CONNECT_SECONDS = 10.0
 _FIRST_DELAY = 0.25
