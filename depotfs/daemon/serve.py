@@ -19,6 +19,7 @@ from depotfs.daemon.settings import CommitMode, MountSettings, Settings, Storage
 from depotfs.errors import SpoolBusy
 from depotfs.fuse.session import KernelNotifier, MountRefused, Session
 from depotfs.io.foreign import adopt
+from depotfs.io.interfaces import FileStorage
 from depotfs.remote.remote import Remote
 from depotfs.spool import Spool, State
 from depotfs.vfs.filesystem import DepotFilesystem
@@ -89,7 +90,7 @@ class Daemon:
             finally:
                 self._catalog.close()
                 for volume in self._volumes:
-                    volume.remote.storage.close()
+                    _close(volume.remote.storage)
             return self._outcome()
 
     @contextmanager
@@ -169,6 +170,13 @@ class Daemon:
         runtime.write_outcome(self._mountpoint, Exit.BYTES_KEPT, lines)
         _log.warning("%d files could not be stored; the spool %s keeps them", kept, self._spool.directory)
         return Exit.BYTES_KEPT
+
+
+def _close(storage: FileStorage) -> None:
+    try:
+        storage.close()
+    except Exception:  # of a class that is not ours; everything is stored or in the spool by now
+        _log.exception("%s could not be closed", storage.identity())
 
 
 def _default_first(settings: Settings) -> list[StorageSettings]:

@@ -53,7 +53,7 @@ Take = Callable[[bytes, Attr, int], bool]
 
 
 class Notifier(Protocol):
-    """How the kernel is told that what it cached is not so any more. Neither waits."""
+    """How the kernel is told that what it cached is not so any more; does not wait."""
 
     def entry_gone(self, directory: InodeNo, name: bytes) -> None: ...
 
@@ -148,7 +148,7 @@ class DepotFilesystem:
         node.lookups += 1
         node.names.add((directory.node_id, name))
         if node.volume.rules.parse(name).kind is Kind.PLAIN:
-            node.groups.add(_process_group(pid))
+            node.groups |= {_process_group(pid)}
         return attr.of_file(node)
 
     def _forget_names(self, node: FileNode, but: tuple[InodeNo, bytes] | None = None) -> None:
@@ -227,9 +227,7 @@ class DepotFilesystem:
         with node.volume.pinned(node):
             await self._prepare_open(node, truncate=writable and bool(flags & os.O_TRUNC))
             node.handles += 1
-        handle = FileHandle(node, writable=writable)
-        handle.changed = writable and bool(flags & os.O_TRUNC)
-        return self._handles.add(handle)
+        return self._handles.add(FileHandle(node, changed=writable and bool(flags & os.O_TRUNC)))
 
     async def _prepare_open(self, node: FileNode, *, truncate: bool) -> None:
         try:
@@ -256,8 +254,7 @@ class DepotFilesystem:
         if node is None and name not in volume.scratch:
             node = self._make(volume, name)
             node.handles += 1
-            handle = FileHandle(node, writable=True)
-            handle.changed = True
+            handle = FileHandle(node, changed=True)
             return self._handles.add(handle), self._entered(directory, name, node, pid)
         node = node or volume.scratch[name]
         if flags & os.O_EXCL:
@@ -404,7 +401,7 @@ class DepotFilesystem:
         self._forget_names(moved, but=(directory.node_id, name))
         moved.names.add((new_directory.node_id, new_name))
         if volume.rules.parse(new_name).kind is Kind.PLAIN:
-            moved.groups.add(_process_group(pid))
+            moved.groups |= {_process_group(pid)}
 
     # --- directories -------------------------------------------------------------------------------------------------
 

@@ -17,12 +17,11 @@ class FileHandle:
         changed: bytes or size were changed through it since its last commit: its close owes one.
     """
 
-    __slots__ = ("changed", "node", "writable")
+    __slots__ = ("changed", "node")
 
-    def __init__(self, node: FileNode, *, writable: bool) -> None:
+    def __init__(self, node: FileNode, *, changed: bool) -> None:
         self.node = node
-        self.writable = writable
-        self.changed = False
+        self.changed = changed
 
 
 class RootHandle:

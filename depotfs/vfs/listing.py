@@ -10,6 +10,7 @@ import trio
 from depotfs.catalog import Catalog
 from depotfs.remote.remote import RemoteListing
 from depotfs.types import FileEntry, FileId
+from depotfs.vfs import tree
 from depotfs.vfs.ahead import Ahead
 from depotfs.vfs.nodes import FileNode
 from depotfs.vfs.volume import Volume
@@ -47,6 +48,9 @@ class Listing:
         """The (name, node) of that entry, None behind the last. Raises StorageUnavailable …"""
         if index < self._index:
             self._restart()
+        if self._current is not None and self.volume.table.find(self._current[1].node_id) is not self._current[1]:
+            # Its life ended while the kernel had no room for it.
+            self._current = await self._resolved(self._current[0])
         while self._current is None or self._index < index:
             if self._current is not None:
                 self.volume.settle(self._current[1])
@@ -55,6 +59,10 @@ class Listing:
             if self._current is None:
                 return None
         return self._current
+
+    async def _resolved(self, name: bytes) -> tuple[bytes, FileNode] | None:
+        node = await tree.find(self.volume, name)
+        return None if node is None else (name, node)
 
     def taken(self) -> None:
         """The current entry was handed to the kernel."""

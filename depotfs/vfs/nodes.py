@@ -43,25 +43,32 @@ class Life(enum.Enum):
 
 
 class NodeLock:
-    """trio's lock, but free it is taken without giving other tasks a turn: most requests never share a node."""
+    """trio's lock, but free it is taken without giving other tasks a turn: most requests never share a node.
+
+    It is there while it is held only: 400 bytes for each of 100,000 listed files were a quarter of what they take.
+    """
 
     __slots__ = ("_lock",)
 
     def __init__(self) -> None:
-        self._lock = trio.Lock()
+        self._lock: trio.Lock | None = None
 
     async def __aenter__(self) -> None:
-        try:
+        if self._lock is None:
+            self._lock = trio.Lock()
             self._lock.acquire_nowait()
-        except trio.WouldBlock:
+        else:
             await self._lock.acquire()
 
     async def __aexit__(self, *_: object) -> None:
+        assert self._lock is not None
         self._lock.release()
+        if not self._lock.locked():  # else it is the next waiter's
+            self._lock = None
 
     def locked(self) -> bool:
         """Whether anybody has it."""
-        return self._lock.locked()
+        return self._lock is not None
 
 
 class FileNode:
@@ -102,7 +109,7 @@ class FileNode:
         self.handles = 0
         self.pins = 0
         self.names: set[tuple[InodeNo, bytes]] = set()
-        self.groups: set[int] = set()
+        self.groups: frozenset[int] = frozenset()
         self.lock = NodeLock()
 
     def move_to(self, file_id: FileId) -> None:
@@ -161,6 +168,10 @@ class NodeTable:
     def get(self, node_id: int) -> FileNode | DirectoryNode:
         """The node. KeyError: the kernel asked for a number that it was never given, or forgot."""
         return self._nodes[node_id]
+
+    def find(self, node_id: int) -> FileNode | DirectoryNode | None:
+        """The node, None if there is none of that number."""
+        return self._nodes.get(node_id)
 
     def add_directory(self, node: DirectoryNode) -> None:
         self._nodes[node.node_id] = node

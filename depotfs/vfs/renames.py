@@ -93,7 +93,7 @@ class Renames:
             return
         source.move_to(name.ids[0])
         self._commits.pending.cancel(source)
-        source.groups.clear()
+        source.groups = frozenset()
         if source.dirty is not None and source.handles:
             self._commits.retarget(source, name.text)
         elif source.dirty is not None:
@@ -218,5 +218,5 @@ class Renames:
             del volume.scratch[source.scratch]
             source.scratch = None
         source.move_to(file_id)
-        source.groups.clear()  # by a plain name that leads elsewhere now
+        source.groups = frozenset()  # by a plain name that leads elsewhere now
         volume.nodes[file_id] = source

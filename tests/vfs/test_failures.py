@@ -24,6 +24,7 @@ from depotfs.errors import (
 from depotfs.io.content import BytesContent
 from depotfs.spool import State
 from depotfs.types import FileId, FileMetadata
+from depotfs.vfs.attr import Attr
 from depotfs.vfs.names import derive
 from depotfs.vfs.options import VolumeOptions
 from tests.vfs.harness import FarMemory, Tree, mounted
@@ -471,5 +472,36 @@ def test_errors_of_a_plain_name_keep_their_errno(tmp_path: Path) -> None:
             await tree.lookup("a.txt")
         with pytest.raises(FileNotStored):
             await tree.lookup("a.txt")
+
+    on_tree(check, tmp_path)
+
+
+def test_an_entry_that_changed_before_the_kernel_had_room_is_listed_as_it_is(tmp_path: Path) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        await tree.write_file("a.txt", b"old")
+        await tree.write_file(".b", b"newer")
+        taken: list[tuple[bytes, int]] = []
+        room = False
+
+        def take(name: bytes, attr: Attr, following: int) -> bool:
+            if room:
+                taken.append((name, attr.node_id))
+            return room
+
+        fh = await tree.fs.opendir(tree.directory)
+        room = True
+        await tree.fs.readdir(fh, 2, take)  # the whole listing was looked at
+        room = False
+        for index, change in ((1, rename(tree, ".b", "a.txt")), (0, tree.write_file(".c", b""))):
+            await tree.fs.readdir(fh, index, take)
+            await change
+            room = True
+            await tree.fs.readdir(fh, index, take)
+            room = False
+        await tree.fs.releasedir(fh)
+        for _, node_id in taken:
+            assert (await tree.fs.getattr(node_id)).size == 5
+            tree.fs.forget(node_id, 1)
+        assert {name for name, _ in taken} == {id_of("a.txt").encode()}
 
     on_tree(check, tmp_path)
