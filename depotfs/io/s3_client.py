@@ -12,11 +12,13 @@ from xml.etree import ElementTree
 
 import boto3
 from botocore.config import Config
+from botocore.utils import determine_content_length
 
 CONNECTIONS: Final = 80
 """Connections kept open: as many as the mount has requests in flight at once; boto3's 10 would be redialled."""
 _LONGEST_RETRY_AFTER: Final = 20.0
 """Seconds that a call waits because the server asks for it; a caller with more patience is told the rest."""
+_READ_BEFORE_REFUSAL: Final = 256 << 10
 LISTING: Final = "DepotfsListing"
 """Key of the parsed XML tree in the answer to a listing."""
 
@@ -108,6 +110,7 @@ def _make(settings: S3Settings) -> Any:
     region = session.region_name or "us-east-1"
     client = session.client("s3", region_name=region, endpoint_url=settings.endpoint_url or None, config=config)
     client.meta.events.register("before-parse.s3.ListObjectsV2", _parse_listing)
+    client.meta.events.register_last("before-call.s3", _send_at_once)
     client.meta.events.register_first("needs-retry.s3", _retry_when_told(settings.attempts))
     return client
 
@@ -117,6 +120,18 @@ def _parse_listing(response_dict: dict[str, Any], customized_response_dict: dict
     if response_dict["status_code"] == 200:
         customized_response_dict[LISTING] = ElementTree.fromstring(response_dict["body"])
         response_dict["body"] = b"<ListBucketResult/>"
+
+
+def _send_at_once(params: dict[str, Any], **_: Any) -> None:
+    """botocore asks before it sends a body, and waits for a "100 Continue": a round trip for each request.
+
+    That stays for what may be refused and is large: a server that answers without reading the body closes the
+    connection, by which its answer can be lost (Go's net/http reads 256 KiB of it at most).
+    """
+    headers = params["headers"]
+    conditional = "If-Match" in headers or "If-None-Match" in headers
+    if not conditional or (determine_content_length(params.get("body")) or 0) <= _READ_BEFORE_REFUSAL:
+        headers.pop("Expect", None)
 
 
 def _retry_when_told(limit: int) -> Callable[..., float | None]:

@@ -19,7 +19,7 @@ _MIB: Final = 1 << 20
 _SINGLE: Final = 16 * _MIB
 """Content up to here is one request, and its ETag the MD5; beyond, the round trips of an upload in parts are small."""
 _PART: Final = 8 * _MIB
-_PARALLEL: Final = 4
+_PARALLEL: Final = 8
 _IN_FLIGHT: Final = _PARALLEL * _PART
 """Bytes of parts held in memory, besides the one being read; a single part may be larger."""
 _CHECKSUM: Final[Fields] = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}

@@ -140,6 +140,22 @@ class TestRequests:
         assert made(lambda: storage.delete(file_id)) == ["DELETE"]
         assert made(lambda: storage.delete(file_id)) == ["DELETE"]
 
+    def test_bodies_are_sent_at_once_unless_large_and_conditional(self, storage: S3Storage) -> None:
+        asked: list[tuple[str, bool]] = []
+
+        def note(request: Any, **_: Any) -> None:
+            asked.append((request.method, "Expect" in request.headers))
+
+        client = storage._requests._client.current()
+        client.meta.events.register("before-send.s3", note)
+        small = put(storage, noise(200_000), FILE, expect=ABSENT)
+        large = put(storage, noise(300_000), FILE, expect=small.version)
+        with pytest.raises(VersionChanged):
+            put(storage, noise(10_000_000), FILE, expect=small.version)
+        put(storage, noise(20 << 20), FILE, expect=large.version)
+        asking = [expects for method, expects in asked if method == "PUT"]
+        assert asking == [False, True, True, False, False, False]
+
     def test_stats_of_many_puts_cost_little(self, storage: S3Storage, proxy: FaultProxy) -> None:
         """LastModified, which a PUT does not tell, is known once the server's clock is."""
         stats = [put(storage, b"x") for _ in range(40)]
