@@ -25,6 +25,8 @@ READY_SECONDS = 30
 """Until a mount answers; a loaded machine with two cores needs some."""
 STOP_SECONDS = 60
 """Until a daemon that was told to end has stored everything."""
+HANG_SECONDS = 180
+"""Until a test is taken to hang; ten thousand files take more than 60 s on a machine that has much else to do."""
 _WATCHER = """
 sleep "$1"
 for process in /proc/[0-9]*; do
@@ -189,7 +191,7 @@ class Mount:
         return found
 
     @contextlib.contextmanager
-    def watched(self, seconds: float = 60) -> Iterator[None]:
+    def watched(self, seconds: float = HANG_SECONDS) -> Iterator[None]:
         """A block that hangs in the mount fails after that time instead of hanging the whole run.
 
         The watcher is a process of its own: who waits for a page of a mapped file holds up all threads of Python.
