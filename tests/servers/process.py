@@ -81,8 +81,10 @@ class ServerProcess:
             time.sleep(0.02)
 
     def signal(self, number: int) -> None:
-        """Sends a signal (SIGSTOP, SIGCONT …) to the server alone."""
+        """Sends a signal (SIGSTOP, SIGCONT …) to the server alone; of SIGSTOP, all its threads stand still then."""
         os.kill(self.pid, number)
+        if number == signal.SIGSTOP:
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def kill(self) -> None:
         """Ended by SIGKILL; its directory stays, `start` may be called again."""
