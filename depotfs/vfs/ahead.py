@@ -23,7 +23,9 @@ from depotfs.vfs.volume import Volume
 STATS: Final = 128
 """Files whose stat alone is asked for ahead: at 20 ms a request, enough for some 5,000 stats a second."""
 _LONGEST_SORTED: Final = 200_000
-"""Files of a directory that are sorted by inode number, some 0.3 s on the event loop, once a walk."""
+"""Files of a directory that are sorted by inode number, some 0.3 s on the event loop."""
+_GROWN: Final = 1.25
+"""The sorting is made anew when so many times as many files are listed: a few missing ones do not hide a walk."""
 
 
 class Order:
@@ -65,9 +67,8 @@ class Ahead:
         if not self._far or not file_ids:
             return
         if file_ids[0] in self._listed.places:
-            self._listed = Order()
+            self._listed, self._numbered = Order(), None
         self._listed.extend(file_ids)
-        self._numbered = None
 
     def looked(self, node: FileNode) -> None:
         """Somebody asks for its attributes: those of the next files are on their way when this returns."""
@@ -101,10 +102,10 @@ class Ahead:
             self._number()
         if self._numbered is not None:
             orders.append(self._numbered)
-        return [(order, order.places[node.file_id]) for order in orders]
+        return [(order, order.places[node.file_id]) for order in orders if node.file_id in order.places]
 
     def _number(self) -> None:
-        if self._numbered is None:
+        if self._numbered is None or len(self._listed.ids) > _GROWN * len(self._numbered.ids):
             name = self._volume.name
             self._numbered = Order()
             self._numbered.extend(sorted(self._listed.ids, key=lambda file_id: stable_ino(name, file_id)))
