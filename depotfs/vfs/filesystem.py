@@ -349,7 +349,8 @@ class DepotFilesystem:
         if node.groups and volume.rules.parse(name).kind is Kind.ID and _process_group(pid) in node.groups - {-1}:
             _log.warning(
                 "unlink of %s/%s by process %d is refused: its process group used that file by its plain name; tools "
-                "that mirror a folder see ids here and would delete what they copied",
+                "that mirror a folder see ids here and would delete what they copied (.by-name/ will be for them; "
+                "this version has none)",
                 directory.name, node.file_id, pid,
             )  # fmt: skip
             raise NotPermitted(f"{volume.name}/{node.file_id} was used by its plain name by the same process group")
