@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from depotfs.io.interfaces import FileStorage, StoredFile
 
 
 class _Stored(StoredFile):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: Any) -> None:
+        self._file = file
         name, _, kind = path.with_suffix(".meta").read_text().partition("\n")
         found = path.stat()
-        super().__init__(path.stem, name, kind, datetime.utcfromtimestamp(int(found.st_mtime)), found.st_size)
-        self._file = path.open("rb")
+        modified = datetime.fromtimestamp(int(found.st_mtime), UTC).replace(tzinfo=None)
+        super().__init__(path.stem, name, kind, modified, found.st_size)
 
     def read(self, n: int | None = -1) -> bytes:
         return self._file.read(n)
@@ -38,7 +39,7 @@ class SixMethods(FileStorage):
 
     def get(self, file_or_id: Any) -> StoredFile:
         try:
-            return _Stored(self._path(file_or_id))
+            return _Stored(self._path(file_or_id), self._path(file_or_id).open("rb"))
         except FileNotFoundError:
             raise OSError(f"File {self.fileid(file_or_id)} not existing") from None
 
