@@ -20,7 +20,7 @@ class _Stored(StoredFile):
         super().__init__(path.stem, name, kind, modified, found.st_size)
 
     def read(self, n: int | None = -1) -> bytes:
-        return self._file.read(n)
+        return bytes(self._file.read(n))
 
     def close(self) -> None:
         self._file.close()
