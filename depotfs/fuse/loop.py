@@ -13,7 +13,7 @@ import collections
 import logging
 import select
 import types
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final
 
 import pyfuse3
@@ -81,7 +81,8 @@ class _Lock:
 class _Waiter:
     """`wait_readable` that looks before it waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_busy: Callable[[], bool]) -> None:
+        self._is_busy = is_busy
         self._poll: select.poll | None = None
         self._either: select.poll | None = None
         self._in_a_row = 0
@@ -107,7 +108,7 @@ class _Waiter:
 
     def _comes_soon(self, fd: int) -> bool:
         """Waits while no task could run, no deadline passes, and nothing that trio waits for happens."""
-        if self._either is None:
+        if self._either is None or self._is_busy():
             return False
         trios = trio.lowlevel.current_statistics()
         if trios.tasks_runnable or trios.seconds_to_next_deadline * 1000 <= _SOON_MS:
@@ -132,8 +133,13 @@ def _trios_descriptor() -> int | None:
         return None
 
 
-def install() -> bool:
-    """pyfuse3 takes the shorter ways from now on; False (and nothing changed) for a version that was not tested."""
+def install(is_busy: Callable[[], bool]) -> bool:
+    """pyfuse3 takes the shorter ways from now on; False (and nothing changed) for a version that was not tested.
+
+    Args:
+        is_busy: whether threads are at work whose results trio will be told of: then nothing is waited for in place,
+            which was seen to hold up their results by the whole wait.
+    """
     version = ".".join(pyfuse3.__version__.split(".")[:2])
     if version not in TESTED:
         _log.info("pyfuse3 %s is not one of %s: its own session loop is used", pyfuse3.__version__, TESTED)
@@ -144,7 +150,7 @@ def install() -> bool:
             current_task=trio.lowlevel.current_task,
             current_trio_token=trio.lowlevel.current_trio_token,
             notify_closing=trio.lowlevel.notify_closing,
-            wait_readable=_Waiter().wait_readable,
+            wait_readable=_Waiter(is_busy).wait_readable,
         ),
         open_nursery=trio.open_nursery,
         ClosedResourceError=trio.ClosedResourceError,

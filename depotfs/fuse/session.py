@@ -81,7 +81,7 @@ class Session:
 
     def open(self) -> None:
         """Mounted; nobody answers yet. Raises MountRefused."""
-        loop.install()
+        loop.install(self._filesystem.is_waiting)
         tune_process()
         try:
             pyfuse3.init(Operations(self._filesystem), self._mountpoint, self._options)

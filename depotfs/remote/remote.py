@@ -25,6 +25,26 @@ TRANSFER_THREADS = 16
 """Transfers in flight at once to one storage: each holds up to 8 MiB."""
 
 
+class _UnderWay:
+    """Counts the calls that worker threads make at this moment, of all storages."""
+
+    count = 0
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+
+
+_under_way = _UnderWay()
+
+
+def is_waiting() -> bool:
+    """Whether any worker thread is busy for a storage, whose answer will want the event loop soon."""
+    return _under_way.count > 0
+
+
 class Remote:
     """One storage, its calls made in worker threads (or at once, where the storage is `inline`).
 
@@ -63,12 +83,12 @@ class Remote:
                 await trio.sleep(delay)
 
     async def _once(self, call: Callable[[], T], end: float, limiter: trio.CapacityLimiter) -> T:
-        with trio.move_on_at(end):
+        with trio.move_on_at(end), _under_way:
             return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
         raise StorageUnavailable(f"{self.identity} did not answer within {self.deadline:g} s")
 
     async def _change(self, call: Callable[[], T]) -> T:
-        with self._foreign_errors(), trio.CancelScope(shield=True):
+        with self._foreign_errors(), trio.CancelScope(shield=True), _under_way:
             answer = await trio.to_thread.run_sync(call, limiter=self._transfers)
         return answer  # noqa: RET504 - a scope may swallow a cancellation, for all that mypy knows
 

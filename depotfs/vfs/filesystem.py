@@ -27,6 +27,7 @@ from depotfs.errors import (
     StorageUnavailable,
     VersionChanged,
 )
+from depotfs.remote.remote import is_waiting
 from depotfs.spool import Spool
 from depotfs.types import HandleId, InodeNo
 from depotfs.vfs import attr, tree
@@ -113,6 +114,11 @@ class DepotFilesystem:
             nursery.start_soon(self.commits.pending.run)
             nursery.start_soon(self._writing.tidy)
             task_status.started()
+
+    @staticmethod
+    def is_waiting() -> bool:
+        """Whether any worker thread is busy for a storage."""
+        return is_waiting()
 
     # --- nodes -------------------------------------------------------------------------------------------------------
 
