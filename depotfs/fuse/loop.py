@@ -92,16 +92,17 @@ class _Waiter:
             self._poll = select.poll()
             self._poll.register(fd, select.POLLIN)
             self._either = _both(fd, _trios_descriptor())
-        if self._in_a_row < IN_A_ROW and (self._is_there(self._poll) or self._comes_soon(fd)):
+        looks = 1 if self._is_busy() else SPINS
+        if self._in_a_row < IN_A_ROW and (self._is_there(self._poll, looks) or self._comes_soon(fd)):
             self._in_a_row += 1
             return _DONE
         self._in_a_row = 0
         return trio.lowlevel.wait_readable(fd)  # noqa: ASYNC105 - whoever called awaits it
 
     @staticmethod
-    def _is_there(poll: select.poll) -> bool:
+    def _is_there(poll: select.poll, looks: int) -> bool:
         look = poll.poll
-        for _ in range(SPINS):  # noqa: SIM110 - any() of a generator is half as fast
+        for _ in range(looks):  # noqa: SIM110 - any() of a generator is half as fast
             if look(0):
                 return True
         return False
@@ -137,8 +138,9 @@ def install(is_busy: Callable[[], bool]) -> bool:
     """pyfuse3 takes the shorter ways from now on; False (and nothing changed) for a version that was not tested.
 
     Args:
-        is_busy: whether threads are at work whose results trio will be told of: then nothing is waited for in place,
-            which was seen to hold up their results by the whole wait.
+        is_busy: whether other tasks have, or will soon have, something to do: then nothing is waited for in place,
+            which was seen to hold them up by the whole wait. (Those that are about to run in this very turn of
+            trio's are in none of its statistics.)
     """
     version = ".".join(pyfuse3.__version__.split(".")[:2])
     if version not in TESTED:

@@ -38,6 +38,7 @@ def _answer(
 
     @functools.wraps(handler)
     async def guarded(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self._under_way += 1
         try:
             return await handler(self, *args, **kwargs)
         except FUSEError:
@@ -50,6 +51,8 @@ def _answer(
             elif code not in EXPECTED and not is_reported(error):
                 _log.info("%s: %s: %s", handler.__name__, errno.errorcode.get(code, code), error)
             raise FUSEError(code) from None
+        finally:
+            self._under_way -= 1
 
     return guarded
 
@@ -64,6 +67,11 @@ class Operations(pyfuse3.Operations):
     def __init__(self, filesystem: DepotFilesystem) -> None:
         super().__init__()
         self._fs = filesystem
+        self._under_way = 0
+
+    def is_busy(self) -> bool:
+        """Whether a request is being answered, or a worker thread is at work: other tasks have something to do."""
+        return self._under_way > 0 or self._fs.is_waiting()
 
     @_answer
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:

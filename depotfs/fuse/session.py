@@ -81,10 +81,11 @@ class Session:
 
     def open(self) -> None:
         """Mounted; nobody answers yet. Raises MountRefused."""
-        loop.install(self._filesystem.is_waiting)
+        operations = Operations(self._filesystem)
+        loop.install(operations.is_busy)
         tune_process()
         try:
-            pyfuse3.init(Operations(self._filesystem), self._mountpoint, self._options)
+            pyfuse3.init(operations, self._mountpoint, self._options)
         except RuntimeError as error:
             raise MountRefused(f"{self._mountpoint} cannot be mounted: {error}") from error
         self._notifier.start()
