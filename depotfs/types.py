@@ -50,6 +50,14 @@ class FileMetadata:
     content_type: str
     modified: int
 
+    def changed(self, filename: str | None, content_type: str | None, modified: int | None) -> FileMetadata:
+        """The same but for what is given."""
+        return FileMetadata(
+            self.filename if filename is None else filename,
+            self.content_type if content_type is None else content_type,
+            self.modified if modified is None else modified,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FileStat:

@@ -31,7 +31,7 @@ from depotfs.errors import (
     Unsupported,
     VersionChanged,
 )
-from depotfs.io.content import CHUNK, Content
+from depotfs.io.content import CHUNK, Content, StreamContent
 from depotfs.io.ids import IdForm, is_canonical
 from depotfs.io.times import from_datetime, to_datetime
 from depotfs.types import (
@@ -320,20 +320,13 @@ class FileStorage(ABC):
 
         Raises: FileNotStored, VersionChanged (the content is not `file.version` any more).
         """
-        old = file.metadata
-        metadata = FileMetadata(
-            old.filename if filename is None else filename,
-            old.content_type if content_type is None else content_type,
-            old.modified if modified is None else modified,
-        )
+        metadata = file.metadata.changed(filename, content_type, modified)
         return self.copy(file, file.file_id, metadata, expect=file.version)
 
     def copy(
         self, source: FileStat, target: FileId, metadata: FileMetadata, *, expect: Expected = ANY, commit: str = ""
     ) -> FileStat:
         """`target` has the bytes of exactly `source` and this metadata. As `put`, and VersionChanged for the source."""
-        from depotfs.io.content import StreamContent
-
         reader = self.open_content(source)
         try:
             content = StreamContent(ReaderStream(reader), source.size)

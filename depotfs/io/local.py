@@ -227,12 +227,7 @@ class LocalFileStorage(NativeStorage):
         content_type: str | None = None,
         modified: int | None = None,
     ) -> FileStat:
-        old = file.metadata
-        metadata = FileMetadata(
-            old.filename if filename is None else filename,
-            old.content_type if content_type is None else content_type,
-            old.modified if modified is None else modified,
-        )
+        metadata = file.metadata.changed(filename, content_type, modified)
         place = self._place(file.file_id)
         with LocalErrors(place), self._staging.building() as built:
             fd = _describe(built, metadata, file.size)

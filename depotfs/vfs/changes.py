@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from depotfs.errors import FileNotStored, Stale, TooLarge, VersionChanged
+from depotfs.errors import FileNotStored, Stale, VersionChanged
 from depotfs.io.times import from_datetime, to_datetime
 from depotfs.vfs import tree
 from depotfs.vfs.commits import Commits, Destination
 from depotfs.vfs.dirty import Dirty
 from depotfs.vfs.nodes import FileNode, Life
-from depotfs.vfs.volume import Volume
 from depotfs.vfs.writing import Writing
 
 
@@ -21,7 +20,7 @@ class Changes:
 
     async def truncate(self, node: FileNode, size: int, *, commit: bool) -> None:
         """The file has that size, and if `commit`, the storage has it too, as a close would see to. TooLarge, Stale."""
-        check_size(node.volume, size)
+        node.volume.check_size(size)
         if node.life is Life.LIVE:
             await tree.refresh(node)
         elif node.life is Life.OVERTAKEN or not node.handles:
@@ -127,13 +126,6 @@ class Changes:
         await self._commits.commit(node)
         if node.volume.remote.inline and node.stat is not None and node.scratch is None:
             await node.volume.remote.sync(node.file_id)
-
-
-def check_size(volume: Volume, size: int) -> None:
-    """Raises TooLarge if the storage holds no file of that size."""
-    limit = volume.remote.storage.max_size
-    if limit is not None and size > limit:
-        raise TooLarge(f"{volume.remote.identity} holds files of up to {limit} bytes")
 
 
 def overtaken(node: FileNode) -> Stale:

@@ -77,7 +77,7 @@ class Commits:
             try:
                 await self.store(node, dirty, Destination.own(node, dirty))
             except (AlreadyStored, VersionChanged) as error:
-                self._lost(node, dirty, error)
+                self._hold(node, dirty, error)
                 raise
             except Exception as error:
                 self.failed(node, dirty, error)
@@ -205,9 +205,7 @@ class Commits:
         dirty = node.dirty
         assert dirty is not None
         dirty.file.seal(self._target(node, dirty, Destination(node.file_id, dirty.base, name)), durable=False)
-        dirty.written = False
-        dirty.acknowledged = True
-        dirty.keep_promise()
+        dirty.acknowledge()
 
     async def seal_durably(self, node: FileNode, destination: Destination) -> None:
         """The bytes are promised to land there, after a loss of power too; the node's lock is held."""
@@ -216,9 +214,7 @@ class Commits:
         target = self._target(node, dirty, destination)
         with dirty.freeze():
             await trio.to_thread.run_sync(partial(dirty.file.seal, target, durable=True))
-        dirty.written = False
-        dirty.acknowledged = True
-        dirty.keep_promise()
+        dirty.acknowledge()
 
     def put_back(self, node: FileNode, name: str | None, *, scheduled: bool) -> None:
         """What was to be stored elsewhere was not: it goes where it would have gone before; its lock is held."""
@@ -264,8 +260,8 @@ class Commits:
 
     # --- failures ------------------------------------------------------------------------------------------------
 
-    def _lost(self, node: FileNode, dirty: Dirty, error: DepotError) -> None:
-        """Somebody else was first: readers see the winner, our bytes wait for a person."""
+    def _hold(self, node: FileNode, dirty: Dirty, error: DepotError) -> None:
+        """Trying again cannot help, as where somebody else was first: readers see theirs, ours wait for a person."""
         dirty.file.hold(str(error))
         dirty.keep_promise()
         self._report(node, dirty, error, "kept in the spool")
@@ -274,10 +270,7 @@ class Commits:
     def failed(self, node: FileNode, dirty: Dirty, error: Exception) -> None:
         """A commit, or the promise of one, failed: it is made again later, or waits for a person; its lock is held."""
         if isinstance(error, DepotError) and not error.transient:
-            dirty.file.hold(str(error))
-            dirty.keep_promise()
-            self._report(node, dirty, error, "kept in the spool")
-            self._give_up(node, dirty)
+            self._hold(node, dirty, error)
             return
         dirty.failures += 1
         dirty.written = True  # the close of another handle that wrote has to hear of it too

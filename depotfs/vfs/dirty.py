@@ -54,6 +54,12 @@ class Dirty:
         self.keep_promise()
         self.promise, self.file, self.acknowledged = self.file, file, False
 
+    def acknowledge(self) -> None:
+        """`file` was sealed, and somebody is told so: it is the promise now, instead of any earlier one."""
+        self.written = False
+        self.acknowledged = True
+        self.keep_promise()
+
     def keep_promise(self) -> None:
         """A later state was sealed or stored: the earlier one is not needed any more."""
         if self.promise is not None:

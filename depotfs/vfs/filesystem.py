@@ -33,7 +33,7 @@ from depotfs.types import HandleId, InodeNo
 from depotfs.vfs import attr, tree
 from depotfs.vfs.ahead import Ahead
 from depotfs.vfs.attr import Attr
-from depotfs.vfs.changes import Changes, check_size, overtaken
+from depotfs.vfs.changes import Changes, overtaken
 from depotfs.vfs.commits import Commits
 from depotfs.vfs.deadlines import BYTES_PER_SECOND, answer_within
 from depotfs.vfs.handles import DirectoryHandle, FileHandle, HandleTable, RootHandle
@@ -302,7 +302,7 @@ class DepotFilesystem:
         """Bytes written: all of them. TooLarge, SpoolFull, OSError of the disk; Stale if the content was overtaken."""
         handle = self._handles.file(fh)
         node = handle.node
-        check_size(node.volume, offset + len(data))
+        node.volume.check_size(offset + len(data))
         if node.life is Life.OVERTAKEN:
             raise overtaken(node)
         dirty = node.dirty

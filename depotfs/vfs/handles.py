@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from depotfs.errors import BadHandle
 from depotfs.types import HandleId
 from depotfs.vfs.listing import Listing
@@ -44,7 +42,6 @@ class DirectoryHandle:
 
 
 Handle = FileHandle | RootHandle | DirectoryHandle
-H = TypeVar("H", FileHandle, RootHandle, DirectoryHandle)
 
 
 class HandleTable:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from depotfs.errors import TooLarge
 from depotfs.remote.remote import Remote
 from depotfs.types import FileEntry, FileId, FileStat
 from depotfs.vfs.names import NameRules
@@ -120,6 +121,12 @@ class Volume:
         """Whether none of them is in the storage or known here, within attr_timeout."""
         now = trio.current_time()
         return all(self._absent.get(i, -1.0) > now and i not in self.nodes for i in file_ids)
+
+    def check_size(self, size: int) -> None:
+        """Raises TooLarge if the storage holds no file of that size."""
+        limit = self.remote.storage.max_size
+        if limit is not None and size > limit:
+            raise TooLarge(f"{self.remote.identity} holds files of up to {limit} bytes")
 
     # --- nodes ---------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Final
 import trio
 
 from depotfs.cache import BlockCache
-from depotfs.errors import Stale, TooLarge
+from depotfs.errors import Stale
 from depotfs.spool import Spool, SpoolFile, State, Target
 from depotfs.types import ABSENT, OCTET_STREAM, UNNAMED, FileStat
 from depotfs.vfs.dirty import Dirty
@@ -89,9 +89,7 @@ class Writing:
             if node.life is Life.OVERTAKEN:
                 raise Stale(f"File {node.file_id} was replaced in {node.volume.remote.identity}")
             size = node.size if keep is None else min(keep, node.size)
-            limit = node.volume.remote.storage.max_size
-            if limit is not None and size > limit:
-                raise TooLarge(f"{node.volume.remote.identity} holds files of up to {limit} bytes")
+            node.volume.check_size(size)
             if node.stat is not None and base is not None:
                 base = node.stat  # a commit that ended meanwhile is what this is based on
             node.dirty = Dirty(await self._spooled(node, size, base, name), base, changed=base is None)
