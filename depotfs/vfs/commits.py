@@ -139,6 +139,8 @@ class Commits:
 
     def _stored(self, node: FileNode, dirty: Dirty, stat: FileStat) -> None:
         """The storage has it; who has the file open goes on reading the bytes from the spool's descriptor."""
+        if node.handles:
+            _ = dirty.file.fd  # opened while the bytes have a path: after a restart nobody may have needed it yet
         dirty.file.committed()
         dirty.keep_promise()
         node.dirty = None

@@ -20,6 +20,7 @@ from depotfs.vfs.attr import Attr
 from depotfs.vfs.filesystem import DepotFilesystem
 from depotfs.vfs.nodes import ROOT, NodeTable
 from depotfs.vfs.options import VolumeOptions
+from depotfs.vfs.recovery import recover
 from depotfs.vfs.volume import Volume
 
 
@@ -168,11 +169,11 @@ class Tree:
 
 @asynccontextmanager
 async def mounted(storage: FileStorage, directory: Path, options: VolumeOptions | None = None) -> AsyncIterator[Tree]:
-    """The tree serves while inside; deferred commits are made at the end."""
+    """The tree serves while inside, with what an earlier one left behind; deferred commits are made at the end."""
     options = options or VolumeOptions()
     table = NodeTable()
     spool = Spool(str(directory / "spool"))
-    spool.open()
+    left = spool.open()
     catalog = Catalog(str(directory / "catalog"))
     catalog.open()
     volume = Volume("docs", Remote(storage, deadline=10), options, table)
@@ -181,6 +182,7 @@ async def mounted(storage: FileStorage, directory: Path, options: VolumeOptions 
         [volume], {"d": "docs"}, table,
         spool=spool, cache=BlockCache(8 << 20), catalog=catalog, notifier=notes, options=options,
     )  # fmt: skip
+    recover(left, [volume], fs.commits)
     tree = Tree(fs, volume, spool, notes)
     try:
         async with trio.open_nursery() as nursery:

@@ -36,6 +36,7 @@ class Faulty(FarMemory):
     Attributes:
         failures: by method, what its next calls raise.
         broken: puts under that id raise what no storage should.
+        gate: calls of `stat` wait for it.
         lost_replies: how many of the next puts land and say that they did not.
         calls: names of all methods called.
     """
@@ -46,6 +47,7 @@ class Faulty(FarMemory):
         self.lost_replies = 0
         self.broken: FileId | None = None
         self.calls: list[str] = []
+        self.gate: threading.Event | None = None
 
     def _call(self, method: str) -> None:
         self.calls.append(method)
@@ -54,6 +56,8 @@ class Faulty(FarMemory):
 
     def stat(self, *args: Any) -> Any:
         self._call("stat")
+        if self.gate is not None:
+            self.gate.wait(10)
         return super().stat(*args)
 
     def open_content(self, *args: Any) -> Any:
@@ -256,6 +260,37 @@ def test_a_time_that_cannot_be_stored_is_clipped_at_once(tmp_path: Path) -> None
         tree.fs.forget(attr.node_id, 1)
 
     on_tree(check, tmp_path)
+
+
+class Crash(Exception):
+    """The daemon dies here."""
+
+
+def test_after_a_crash_a_file_that_had_landed_is_read_by_who_opened_it_before_that_was_known(tmp_path: Path) -> None:
+    storage = Faulty()
+
+    async def crash(tree: Tree, storage: Faulty) -> None:
+        storage.lost_replies = 1
+        with pytest.raises(StorageUnavailable):
+            await tree.write_file("a.txt", b"landed")
+        raise Crash
+
+    with pytest.raises(ExceptionGroup):
+        on_tree(crash, tmp_path, storage=storage)
+    assert content(storage, "a.txt") == b"landed"
+    storage.gate = threading.Event()
+
+    async def check(tree: Tree, storage: Faulty) -> None:
+        fh = await tree.open("a.txt")
+        assert storage.gate is not None
+        storage.gate.set()
+        await tree.fs.drain()
+        assert not tree.spool.files()
+        assert await tree.read_all(fh) == b"landed"
+        await tree.close(fh)
+
+    on_tree(check, tmp_path, storage=storage)
+    assert content(storage, "a.txt") == b"landed"
 
 
 # --- unlink and rename ---------------------------------------------------------------------------------------------
