@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final
 
 import trio
 
-from depotfs.cache.readahead import BLOCK, LARGEST, observe, plan, span, withdrawn
-from depotfs.cache.runs import Run, Store
-from depotfs.cache.source import Source
+from depotfs.cache.readahead import BLOCK, USUAL, observe, paced, plan, span, withdrawn
+from depotfs.cache.runs import Request, Run, Store
+from depotfs.cache.source import Arrived, Source
 from depotfs.errors import ContentDamaged, DepotError, StorageUnavailable
 
 _AHEAD_SHARE: Final = 0.8
@@ -74,7 +74,7 @@ class BlockCache:
         No checkpoint if they are here. Cancelling a reader ends no fetch.
 
         Raises:
-            ContentDamaged: a fetch gave fewer or more bytes than were asked for.
+            ContentDamaged: a fetch brought fewer or more bytes than were asked for.
             Exception: whatever `source.fetch` raised; nothing is kept of it, the next read asks again.
         """
         end = min(offset + size, source.size)
@@ -98,7 +98,7 @@ class BlockCache:
         """That whole content, fetched elsewhere, is here, if there is room beside what is ahead of readers."""
         if self.holds(key) or not self._store.has_room_ahead(len(content)):
             return
-        run = Run(Source(key, len(content), _never), 0, len(content), ahead=False)
+        run = Request(Source(key, len(content), _never), 0, len(content), ahead=False).pending.popleft()
         self._store.begin(run)
         run.data = memoryview(content)
         self._fetched += run.size
@@ -117,8 +117,7 @@ class BlockCache:
         """Nothing is held of that content; who waits for a fetch still gets it. May be called again."""
         for run in self._store.runs(key):
             self._store.drop(run)
-            if not run.waiters:
-                run.scope.cancel()
+            run.request.give_up()
 
     def statistics(self) -> CacheStatistics:
         return CacheStatistics(
@@ -141,11 +140,11 @@ class BlockCache:
                 position = min(position + BLOCK, last)
                 continue
             if gap < position:
-                runs.append(self._begin(source, gap, position, ahead=ahead))
+                runs += self._begin(source, gap, position, ahead=ahead)
             runs.append(run)
             position = gap = run.end
         if gap < last:
-            runs.append(self._begin(source, gap, last, ahead=ahead))
+            runs += self._begin(source, gap, last, ahead=ahead)
         return runs
 
     async def _wait(self, source: Source, offset: int, end: int, pending: list[Run]) -> None:
@@ -167,46 +166,59 @@ class BlockCache:
             for run in pending:
                 run.waiters -= 1
 
-    def _begin(self, source: Source, offset: int, end: int, *, ahead: bool) -> Run:
+    def _begin(self, source: Source, offset: int, end: int, *, ahead: bool) -> list[Run]:
         if self._nursery is None:
             raise RuntimeError("the cache has no nursery yet")
-        run = Run(source, offset, end, ahead=ahead)
-        self._nursery.start_soon(self._fetch, run)
-        self._store.begin(run)
+        request = Request(source, offset, end, ahead=ahead)
+        runs = list(request.pending)
+        self._nursery.start_soon(self._fetch, request)
+        for run in runs:
+            self._store.begin(run)
         self._fetches += 1
         if ahead:
             source.requests += 1
-            source.unread.add(run)
-        return run
+            source.unread.update(runs)
+        return runs
 
-    async def _fetch(self, run: Run) -> None:
-        """The run is settled when this ends, however it ends."""
-        source = run.source
+    async def _fetch(self, request: Request) -> None:
+        """The request's runs are all settled when this ends, however it ends."""
+        source, error = request.source, None
+        bring = _Exactly(request, self._arrive)
         try:
-            with run.scope:
-                run.data = await _fetch_exactly(source, run.offset, run.size)
-        except Exception as error:
-            run.error = error
+            with request.scope:
+                await source.fetch(request.offset, request.end - request.offset, bring)
+            error = bring.error
+        except Exception as raised:
+            error = raised
         finally:
             self._fetches -= 1
-            if run.ahead:
+            if request.ahead:
                 source.requests -= 1
-            self._settle(run)
-        if run.error is None and source in self._streams:
+            self._fail(request, error)
+        if error is None and source in self._streams:
+            source.stream = paced(source.stream, request.end - request.offset, trio.current_time() - request.begun)
             self._read_ahead(source)
 
-    def _settle(self, run: Run) -> None:
-        if run.data is not None:
-            self._fetched += run.size
-            self._store.arrived(run)
-        else:
-            run.error = run.error or StorageUnavailable("the fetch was given up: its content was forgotten or we stop")
-            if run.ahead and run.stored:
-                run.source.stream = withdrawn(run.source.stream, run.offset)
-                if not run.waiters:
-                    _report(run)
-            self._store.drop(run)
+    def _arrive(self, run: Run, data: bytes | memoryview) -> None:
+        run.data = memoryview(data)
+        self._fetched += run.size
+        self._store.arrived(run)
         run.settled.set()
+
+    def _fail(self, request: Request, error: Exception | None) -> None:
+        """What has not arrived will not come."""
+        if not request.pending:
+            return
+        error = error or StorageUnavailable("the fetch was given up: its content was forgotten or we stop")
+        if request.ahead and any(run.stored for run in request.pending):
+            request.source.stream = withdrawn(request.source.stream, request.pending[0].offset)
+            if not any(run.waiters for run in request.pending):
+                _report(request, error)
+        while request.pending:
+            run = request.pending.popleft()
+            run.error = error
+            self._store.drop(run)
+            run.settled.set()
 
     def _observe(self, source: Source, offset: int, size: int) -> None:
         before, stream = source.stream, observe(source.stream, offset, size)
@@ -232,7 +244,7 @@ class BlockCache:
         """As many requests ahead of the reader as its share of the capacity allows are under way."""
         share = int(self.capacity * _AHEAD_SHARE) // len(self._streams)
         # Half as much again as is in flight: one slow request then does not keep the others from going on.
-        window = min(share, self.requests * LARGEST * 3 // 2)
+        window = min(share, self.requests * USUAL * 3 // 2)
         stream, requests = plan(source.stream, source.size, window, self.requests - source.requests)
         for offset, length in requests:
             if not self._store.has_room_ahead(length):
@@ -244,19 +256,40 @@ class BlockCache:
         if run.data is None and not run.waiters:
             # Out of the tables at once, so that nobody comes to wait for what is being cancelled.
             self._store.drop(run)
-            run.scope.cancel()
+            run.request.give_up()
         else:
             self._store.leave(run)
 
 
-async def _fetch_exactly(source: Source, offset: int, length: int) -> memoryview:
-    data = await source.fetch(offset, length)
-    if len(data) != length:
-        raise ContentDamaged(f"{len(data)} bytes arrived where {length} were asked for, at {offset} of {source.key}")
-    return memoryview(data)
+class _Exactly:
+    """Takes what a fetch brings; from the first piece of another size than expected on, nothing more."""
+
+    def __init__(self, request: Request, arrive: Callable[[Run, bytes | memoryview], None]) -> None:
+        self._request = request
+        self._arrive = arrive
+        self._damage: Exception | None = None
+
+    def __call__(self, data: bytes | memoryview) -> None:
+        if self._damage is not None or not self._request.pending:
+            return  # a thread that was given up may still bring something
+        run = self._request.pending[0]
+        if len(data) == run.size:
+            self._arrive(self._request.pending.popleft(), data)
+        else:
+            self._damage = _damaged(run, len(data))
+
+    @property
+    def error(self) -> Exception | None:
+        """What is wrong with all that a fetch brought that ended well, or was given up."""
+        given_up = self._request.scope.cancelled_caught or not self._request.pending
+        return self._damage or (None if given_up else _damaged(self._request.pending[0], 0))
 
 
-async def _never(offset: int, length: int) -> bytes:
+def _damaged(run: Run, size: int) -> ContentDamaged:
+    return ContentDamaged(f"{size} bytes arrived where {run.size} were asked for, at {run.offset} of {run.source.key}")
+
+
+async def _never(offset: int, length: int, arrived: Arrived) -> None:
     raise AssertionError(f"{length} bytes at {offset} are here already")
 
 
@@ -265,9 +298,9 @@ def _slice(run: Run, offset: int, end: int) -> memoryview:
     return run.data[max(offset, run.offset) - run.offset : min(end, run.end) - run.offset]
 
 
-def _report(run: Run) -> None:
+def _report(request: Request, error: Exception) -> None:
     """Read-ahead that nobody waits for fails in silence, unless it is our own mistake."""
-    if isinstance(run.error, DepotError | OSError):
-        _logger.debug("read-ahead at %d failed: %s", run.offset, run.error)
+    if isinstance(error, DepotError | OSError):
+        _logger.debug("read-ahead at %d failed: %s", request.offset, error)
     else:
-        _logger.error("read-ahead at %d failed", run.offset, exc_info=run.error)
+        _logger.error("read-ahead at %d failed", request.offset, exc_info=error)

@@ -14,8 +14,16 @@ BLOCK: Final = 128 << 10
 WHOLE: Final = 1 << 20
 """A content of at most this size is fetched with one request: its bytes take less time than another round trip."""
 FIRST: Final = 1 << 20
-LARGEST: Final = 8 << 20
-"""Sizes of the first request ahead and of the largest: at 20 ms a request and 1 GB/s, 8 of 8 MiB are under way."""
+USUAL: Final = 8 << 20
+LARGEST: Final = 32 << 20
+"""Sizes of the first request ahead, of what it grows to in any case (at 20 ms a request and 1 GB/s, 8 of 8 MiB are
+under way), and of the largest, where requests are answered quickly: each costs a millisecond of CPU on both sides."""
+PIECE: Final = 4 << 20
+"""A request's bytes are there for readers, and leave again, in pieces of this size."""
+QUICK: Final = 0.05
+SLOW: Final = 0.2
+"""Seconds: after a quicker request of the largest size so far the next are twice as large, after a slower one half:
+many small ones at once are then faster, since a connection brings only so much."""
 PATIENCE: Final = 2
 """Sequential reads before anything is fetched ahead: one may be a look at a header."""
 _MORE_THAN_A_HEADER: Final = 256 << 10
@@ -37,6 +45,7 @@ class Stream:
         reads: sequential reads since, not counting the one that began it elsewhere than at 0.
         ahead: everything from `front` to here was asked for.
         request: size of the next request ahead.
+        largest: size that requests grow to.
     """
 
     begin: int = 0
@@ -44,6 +53,7 @@ class Stream:
     reads: int = 0
     ahead: int = 0
     request: int = FIRST
+    largest: int = USUAL
 
     @property
     def sequential(self) -> bool:
@@ -77,13 +87,13 @@ def observe(stream: Stream, offset: int, size: int) -> Stream:
         return replace(stream, front=end, reads=stream.reads + count)
     if -_LATE * reach <= gap <= _OVERTAKING * reach:
         return replace(stream, front=max(stream.front, end))
-    return Stream(begin=offset, front=end, ahead=end)
+    return Stream(begin=offset, front=end, ahead=end, largest=stream.largest)
 
 
 def plan(stream: Stream, content_size: int, window: int, free: int) -> tuple[Stream, list[tuple[int, int]]]:
     """The stream with the requests (offset, length) that are to be made for it now.
 
-    They grow from `FIRST` to `LARGEST`, do not overlap and begin at block boundaries.
+    They grow from `FIRST` to the stream's largest, do not overlap and begin at block boundaries.
 
     Args:
         window: bytes that may be ahead of the reader, fetched or not.
@@ -94,16 +104,30 @@ def plan(stream: Stream, content_size: int, window: int, free: int) -> tuple[Str
         return stream, requests
     allowed = min(window, max(FIRST, _AHEAD_PER_READ * (stream.front - stream.begin)))
     ahead, request = up(max(stream.ahead, stream.front)), stream.request
-    # Several requests in a small window, so that one is under way while another is read.
-    largest = down(min(LARGEST, window // 4))
+    # At least two in a small window, so that one is under way while another is read.
+    largest = down(min(stream.largest, window // 2))
     while len(requests) < free and ahead < content_size:
         length = min(request, largest, content_size - ahead)
         if length <= 0 or ahead + length - stream.front > allowed:
             break
         requests.append((ahead, length))
         ahead += length
-        request = min(2 * request, LARGEST)
+        request = min(2 * request, stream.largest)
     return replace(stream, ahead=ahead, request=request), requests
+
+
+def paced(stream: Stream, length: int, seconds: float) -> Stream:
+    """The stream after a request ahead of that length was answered in that time."""
+    if length < stream.largest:
+        return stream
+    if seconds < QUICK:
+        return replace(stream, largest=min(2 * stream.largest, LARGEST))
+    return replace(stream, largest=max(stream.largest // 2, USUAL)) if seconds > SLOW else stream
+
+
+def pieces(offset: int, end: int) -> list[tuple[int, int]]:
+    """The pieces (begin and end) of a request."""
+    return [(begin, min(begin + PIECE, end)) for begin in range(offset, end, PIECE)]
 
 
 def withdrawn(stream: Stream, offset: int) -> Stream:

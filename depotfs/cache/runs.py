@@ -1,26 +1,54 @@
-"""A run is neighbouring blocks that came, or are coming, with one request; a store holds runs within its capacity."""
+"""A run is neighbouring blocks that came, or are coming, together; a store holds runs within its capacity."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterator
 
 import trio
 
-from depotfs.cache.readahead import BLOCK
+from depotfs.cache.readahead import BLOCK, pieces
 from depotfs.cache.source import Source
+
+
+class Request:
+    """One request to a source, which brings one run after another.
+
+    Attributes:
+        source: whose `fetch` brings them.
+        offset, end: of all of it.
+        ahead: no reader had asked for it when it was begun.
+        pending: the runs that are not settled, in order: the others it must not hold.
+        scope: cancels the fetch.
+        begun: trio's time of its beginning.
+    """
+
+    __slots__ = ("ahead", "begun", "end", "offset", "pending", "scope", "source")
+
+    def __init__(self, source: Source, offset: int, end: int, *, ahead: bool) -> None:
+        self.source = source
+        self.offset = offset
+        self.end = end
+        self.ahead = ahead
+        bounds = pieces(offset, end) if ahead else [(offset, end)]
+        self.pending = deque(Run(self, begin, stop) for begin, stop in bounds)
+        self.scope = trio.CancelScope()
+        self.begun = trio.current_time()
+
+    def give_up(self) -> None:
+        """Ends the fetch if nobody wants any of what it still has to bring."""
+        if not any(run.stored or run.waiters for run in self.pending):
+            self.scope.cancel()
 
 
 class Run:
     """Blocks of one content from `offset` (a block boundary) to `end` (another, or the content's end).
 
     Attributes:
-        source: whose `fetch` brings it.
-        ahead: no reader had asked for it when it was begun.
+        request: what brings it.
         data: its bytes, None until they are here.
         error: why they will not come; set, like `data`, before `settled` is.
         waiters: readers who wait for it now.
-        scope: cancels its fetch.
         was_read: some reader got bytes of it.
         unwanted: the reader that it was fetched ahead for is gone.
         shelf: where the store has it, None while it is fetched or after it was dropped.
@@ -28,31 +56,27 @@ class Run:
     """
 
     __slots__ = (
-        "ahead",
         "data",
         "end",
         "error",
         "offset",
-        "scope",
+        "request",
         "settled",
         "shelf",
-        "source",
         "stored",
         "unwanted",
         "waiters",
         "was_read",
     )
 
-    def __init__(self, source: Source, offset: int, end: int, *, ahead: bool) -> None:
-        self.source = source
+    def __init__(self, request: Request, offset: int, end: int) -> None:
+        self.request = request
         self.offset = offset
         self.end = end
-        self.ahead = ahead
         self.data: memoryview | None = None
         self.error: Exception | None = None
         self.settled = trio.Event()
         self.waiters = 0
-        self.scope = trio.CancelScope()
         self.was_read = False
         self.unwanted = False
         self.shelf: OrderedDict[Run, None] | None = None
@@ -61,6 +85,14 @@ class Run:
     def __repr__(self) -> str:
         state = "failed" if self.error else "fetching" if self.data is None else "here"
         return f"<Run {self.offset}..{self.end} {state}>"
+
+    @property
+    def source(self) -> Source:
+        return self.request.source
+
+    @property
+    def ahead(self) -> bool:
+        return self.request.ahead
 
     @property
     def size(self) -> int:

@@ -10,6 +10,9 @@ from depotfs.cache.readahead import Stream
 if TYPE_CHECKING:
     from depotfs.cache.runs import Run
 
+Arrived = Callable[[bytes | memoryview], None]
+Fetch = Callable[[int, int, Arrived], Awaitable[None]]
+
 
 class Source:
     """Where the blocks of one content come from, and how one reader goes through it.
@@ -19,15 +22,16 @@ class Source:
     Attributes:
         key: identity of the content; equal keys mean equal bytes.
         size: bytes of the content.
-        fetch: `await fetch(offset, length)` gives exactly that range, with one request; `length` > 0, within
-            `size`. It is called from tasks of the cache's nursery. What it raises reaches every reader who waits.
+        fetch: `await fetch(offset, length, arrived)` brings exactly that range, with one request, and calls
+            `arrived` with each of its `PIECE`s, in order, as soon as it is here; `length` > 0, within `size`. It is
+            called from tasks of the cache's nursery. What it raises reaches every reader who waits.
         stream: where its reader is; the cache's business, like `requests` (read-ahead requests in flight),
             `unread` (what was fetched ahead of it and no reader got) and `last_read` (number of its latest read).
     """
 
     __slots__ = ("fetch", "key", "last_read", "requests", "size", "stream", "unread")
 
-    def __init__(self, key: Hashable, size: int, fetch: Callable[[int, int], Awaitable[bytes]]) -> None:
+    def __init__(self, key: Hashable, size: int, fetch: Fetch) -> None:
         self.key = key
         self.size = size
         self.fetch = fetch

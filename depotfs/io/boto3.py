@@ -6,6 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Final
 
@@ -424,10 +425,22 @@ class _S3Reader(ContentReader):
         size = min(size, stat.size - offset)
         if size <= 0:
             return b""
-        try:
+        with self._version_kept():
             return self._requests.get(self._prefix + stat.file_id, stat.version, offset, size)
+
+    def pieces(self, offset: int, size: int, piece: int) -> Iterator[bytes | memoryview]:
+        stat = self.stat
+        size = min(size, stat.size - offset)
+        if size > 0:
+            with self._version_kept():
+                yield from self._requests.stream(self._prefix + stat.file_id, stat.version, offset, size, piece)
+
+    @contextmanager
+    def _version_kept(self) -> Iterator[None]:
+        try:
+            yield
         except (FileNotStored, ConditionFailed) as error:
-            raise VersionChanged(f"File {stat.file_id} was replaced or deleted: {error}") from error
+            raise VersionChanged(f"File {self.stat.file_id} was replaced or deleted: {error}") from error
 
     def close(self) -> None:
         """Nothing is held between requests."""

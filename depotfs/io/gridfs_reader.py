@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from depotfs.errors import ContentDamaged, VersionChanged
@@ -51,6 +51,46 @@ class GridFSReader(ContentReader):
             pieces[0] = memoryview(pieces[0])[start:]
         return pieces[0] if len(pieces) == 1 and isinstance(pieces[0], bytes) else b"".join(pieces)
 
+    def pieces(self, offset: int, size: int, piece: int) -> Iterator[bytes | memoryview]:
+        """One query, whose chunks need not be looked at again; what it does not tell is read range by range."""
+        end = min(offset + size, self.stat.size)
+        if self._upload is not None and offset < end:
+            with translated(f"File {self.stat.file_id} cannot be read from {self._name}"):
+                for data in self._stream(offset, end, piece):
+                    offset += len(data)
+                    yield data
+        yield from super().pieces(offset, end - offset, piece)
+
+    def _stream(self, offset: int, end: int, piece: int) -> Iterator[bytes]:
+        """Pieces from `offset` on, up to `end` or to the first chunk that is not there."""
+        parts: list[memoryview] = []
+        have = 0
+        for view in self._chunks(offset, end):
+            parts.append(view)
+            have += len(view)
+            while have >= min(piece, end - offset) > 0:
+                left = have - min(piece, end - offset)
+                last = parts[-1]
+                data = b"".join([*parts[:-1], last[: len(last) - left]])
+                offset += len(data)
+                parts, have = [last[len(last) - left :]] if left else [], left
+                yield data
+
+    def _chunks(self, offset: int, end: int) -> Iterator[memoryview]:
+        """The content from `offset` to `end` as it lies in chunks, up to the first one that is not as it should be."""
+        number, last = offset // self._chunk_size, (end - 1) // self._chunk_size
+        for chunk in self._find_chunks(number, last):
+            if chunk.get("n") == number - 1:
+                continue  # it moved during the query, and comes from both places
+            start = number * self._chunk_size
+            data = chunk.get("data")
+            if chunk.get("n") != number or not isinstance(data, bytes):
+                return
+            if len(data) != min(self._chunk_size, self.stat.size - start):
+                return
+            yield memoryview(data)[max(offset - start, 0) : end - start]
+            number += 1
+
     def close(self) -> None:
         """Nothing is held between two ranges."""
 
@@ -71,17 +111,19 @@ class GridFSReader(ContentReader):
 
     def _query(self, first: int, last: int) -> list[Any] | None:
         """The chunks' bytes in order, None unless all are there with the right sizes."""
-        where: Document = {"files_id": self._key, "n": {"$gte": first, "$lte": last}, OWN: self._upload}
-        if self._upload is not None:
-            where["files_id"] = {"$in": [self._key, self._upload]}  # either, while they are on their way to the key
-        fields = {"_id": False, "n": True, "data": True}
         # By number: a chunk that moves during the query may come from both places.
-        found = {c.get("n"): c.get("data") for c in self._connect().chunks.find(where, fields).sort("n")}
+        found = {c.get("n"): c.get("data") for c in self._find_chunks(first, last)}
         pieces = [found.get(n) for n in range(first, last + 1)]
         end = self.stat.size - last * self._chunk_size
         sizes = [self._chunk_size] * (last - first) + [min(end, self._chunk_size)]
         whole = all(isinstance(p, bytes) and len(p) == s for p, s in zip(pieces, sizes, strict=True))
         return pieces if whole else None
+
+    def _find_chunks(self, first: int, last: int) -> Iterator[Document]:
+        where: Document = {"files_id": self._key, "n": {"$gte": first, "$lte": last}, OWN: self._upload}
+        if self._upload is not None:
+            where["files_id"] = {"$in": [self._key, self._upload]}  # either, while they are on their way to the key
+        return self._connect().chunks.find(where, {"_id": False, "n": True, "data": True}).sort("n")
 
     def _current(self) -> FilesDocument:
         document = self._find(self._key)

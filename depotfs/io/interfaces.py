@@ -110,6 +110,10 @@ class StoredFile(io.IOBase):
         )
 
 
+_REQUEST = 8 << 20
+"""Bytes asked for at once by default: a larger request is no faster, and costs its size in memory."""
+
+
 class ContentReader(ABC):
     """One version of a file's content, readable at any place, from any thread, until closed.
 
@@ -126,6 +130,18 @@ class ContentReader(ABC):
         Raises:
             VersionChanged: the storage no longer has this version. Never a mix, never fewer bytes.
         """
+
+    def pieces(self, offset: int, size: int, piece: int) -> Iterator[bytes | memoryview]:
+        """What `pread` gives, in pieces of `piece` bytes (the last may be shorter), each as soon as it is here.
+
+        With one request where the storage can; here, with one for each 8 MiB.
+        """
+        end = min(offset + size, self.stat.size)
+        request = max(_REQUEST // piece, 1) * piece
+        for start in range(offset, end, request):
+            data = memoryview(self.pread(start, min(request, end - start)))
+            for cut in range(0, len(data), piece):
+                yield data[cut : cut + piece]
 
     def fileno(self) -> int | None:
         """A descriptor of a local file with just these bytes, for reading in place; None where there is none."""

@@ -215,6 +215,22 @@ class S3Requests:
             f"S3 GET {self.settings.bucket}/{key} at {self.settings.place}: {why} (tried {attempt} times)"
         )
 
+    def stream(self, key: str, etag: str, offset: int, size: int, piece: int) -> Iterator[bytes]:
+        """As `get`, in pieces of `piece` bytes, each as soon as it is here; one request, if no connection breaks."""
+        end = offset + size
+        while offset < end:
+            with closing(self._open_range(key, etag, offset, end - offset)) as body, suppress(*BROKEN_CONNECTION):
+                while offset < end:
+                    data = body.read(min(piece, end - offset))
+                    if len(data) < min(piece, end - offset):
+                        break
+                    offset += len(data)
+                    yield data
+            if offset < end:
+                data = self.get(key, etag, offset, min(piece, end - offset))
+                offset += len(data)
+                yield data
+
     def _open_range(self, key: str, etag: str, offset: int, size: int) -> Any:
         with self._call("GET", key) as common:
             answer = self._client.current().get_object(

@@ -137,6 +137,27 @@ class Remote:
         """As the reader's `pread`, in a thread."""
         return await self.ask(lambda: reader.pread(offset, size), self._transfers)
 
+    async def fetch(
+        self, reader: ContentReader, offset: int, size: int, piece: int, arrived: Callable[[bytes | memoryview], None]
+    ) -> None:
+        """As the reader's `pieces`: `arrived` is called with each of them, in the event loop.
+
+        After a transient failure it goes on where it was.
+        """
+        if size <= piece:
+            arrived(await self.pread(reader, offset, size))
+            return
+        token = trio.lowlevel.current_trio_token()
+        position, end = offset, offset + size
+
+        def call() -> None:
+            nonlocal position
+            for data in reader.pieces(position, end - position, piece):
+                position += len(data)
+                token.run_sync_soon(arrived, data)
+
+        await self.ask(call, self._transfers)
+
     async def put(
         self, content: Content, metadata: FileMetadata, *, file_id: FileId, expect: Expected, commit: str, quick: bool
     ) -> FileStat:

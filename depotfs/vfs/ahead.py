@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from depotfs.cache import BlockCache, Source
+from depotfs.cache import Arrived, BlockCache, Source
 from depotfs.cache.readahead import WHOLE
 from depotfs.cache.walk import FILES, Walk, plan, step
 from depotfs.catalog import Catalog
@@ -148,8 +148,8 @@ class Ahead:
             self.total_contents += 1
             stat, remote = node.stat, self._volume.remote
 
-            async def fetch(offset: int, length: int) -> bytes:
-                return await remote.pread(await remote.open_content(stat), offset, length)
+            async def fetch(offset: int, length: int, arrived: Arrived) -> None:
+                arrived(await remote.pread(await remote.open_content(stat), offset, length))
 
             await self._cache.read(Source(key, stat.size, fetch), 0, 1)
 

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from depotfs.cache import BlockCache, Source
+from depotfs.cache import PIECE, Arrived, BlockCache, Source
 from depotfs.errors import BadHandle, ContentDamaged
 from depotfs.io.interfaces import ContentReader
 from depotfs.remote.remote import Remote
@@ -67,12 +67,9 @@ class Reading:
         assert self._source is not None
         return await self._used(self._cache.read(self._source, offset, size))
 
-    async def _fetch(self, offset: int, length: int) -> bytes:
+    async def _fetch(self, offset: int, length: int, arrived: Arrived) -> None:
         """One ranged request to the storage: what the cache calls."""
-        data = await self._used(self._remote.pread(self._reader, offset, length))
-        if len(data) != length:
-            raise ContentDamaged(f"{self._remote.identity} sent {len(data)} of {length} bytes of {self.key[1]}")
-        return data
+        await self._used(self._remote.fetch(self._reader, offset, length, PIECE, arrived))
 
     def _read_in_place(self, fd: int, offset: int, size: int) -> memoryview | None:
         """None: the bytes are not in the page cache, or the file system cannot tell."""

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from depotfs.cache import BlockCache, Source
+from depotfs.cache import PIECE, Arrived, BlockCache, Source
 from depotfs.errors import StorageUnavailable
 from tests.cache.test_blocks import KIB, MIB, content
 
@@ -28,12 +28,13 @@ STEPS = st.one_of(
 def test_against_the_content(steps: list[tuple[str, int, float, int]], capacity: int, seed: int) -> None:
     chance = random.Random(seed)
 
-    async def fetch(offset: int, length: int) -> bytes:
+    async def fetch(offset: int, length: int, arrived: Arrived) -> None:
         assert length > 0
-        await trio.sleep(chance.random())
-        if chance.random() < 0.05:
-            raise StorageUnavailable("down")
-        return content(offset, length)
+        for start in range(offset, offset + length, PIECE):
+            await trio.sleep(chance.random())
+            if chance.random() < 0.05:
+                raise StorageUnavailable("down")
+            arrived(content(start, min(PIECE, offset + length - start)))
 
     async def step(cache: BlockCache, source: Source, kind: str, place: float, size: int) -> None:
         offset = int(place * source.size)

@@ -8,7 +8,21 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depotfs.cache.readahead import BLOCK, FIRST, LARGEST, WHOLE, Stream, observe, plan, span, withdrawn
+from depotfs.cache.readahead import (
+    BLOCK,
+    FIRST,
+    LARGEST,
+    QUICK,
+    SLOW,
+    USUAL,
+    WHOLE,
+    Stream,
+    observe,
+    paced,
+    plan,
+    span,
+    withdrawn,
+)
 
 MIB = 1 << 20
 LARGE = 1 << 30
@@ -53,21 +67,34 @@ def test_requests_grow_to_the_largest_and_are_never_more_ahead_than_four_times_w
         sizes += [length for _, length in requests]
         assert stream.ahead - stream.front <= max(FIRST, 4 * stream.front)
     assert sizes[:4] == [MIB, 2 * MIB, 4 * MIB, 8 * MIB]
-    assert set(sizes[4:]) == {LARGEST}
+    assert set(sizes[4:]) == {USUAL}
 
 
-def test_a_steady_reader_has_eight_of_the_largest_requests_ahead() -> None:
-    stream = Stream(front=200 * MIB, reads=9, ahead=200 * MIB, request=LARGEST)
+def test_a_steady_reader_has_eight_of_the_usual_requests_ahead() -> None:
+    stream = Stream(front=200 * MIB, reads=9, ahead=200 * MIB, request=USUAL)
     _, requests = plan(stream, LARGE, WINDOW, 8)
-    assert requests == [(200 * MIB + index * LARGEST, LARGEST) for index in range(8)]
+    assert requests == [(200 * MIB + index * USUAL, USUAL) for index in range(8)]
     assert plan(stream, LARGE, WINDOW, 3)[1] == requests[:3]
     assert plan(stream, LARGE, WINDOW, 0)[1] == []
 
 
+def test_requests_double_while_they_are_quick_and_halve_when_they_are_slow() -> None:
+    stream = Stream(front=200 * MIB, reads=9, ahead=200 * MIB, request=USUAL)
+    assert paced(stream, USUAL // 2, 0.0) == stream
+    assert paced(stream, USUAL, QUICK) == stream
+    for size in (2 * USUAL, LARGEST, LARGEST):
+        stream = paced(stream, stream.largest, QUICK / 2)
+        assert stream.largest == size
+    assert [length for _, length in plan(stream, LARGE, WINDOW, 8)[1]] == [USUAL, 2 * USUAL, LARGEST]
+    for size in (LARGEST // 2, USUAL, USUAL):
+        stream = paced(stream, stream.largest, 2 * SLOW)
+        assert stream.largest == size
+
+
 def test_a_small_window_gets_several_small_requests_and_a_tiny_one_none() -> None:
-    stream = Stream(front=200 * MIB, reads=9, ahead=200 * MIB, request=LARGEST)
-    assert [length for _, length in plan(stream, LARGE, 4 * MIB, 8)[1]] == [MIB] * 4
-    assert plan(stream, LARGE, 3 * BLOCK, 8)[1] == []
+    stream = Stream(front=200 * MIB, reads=9, ahead=200 * MIB, request=USUAL)
+    assert [length for _, length in plan(stream, LARGE, 4 * MIB, 8)[1]] == [2 * MIB] * 2
+    assert plan(stream, LARGE, BLOCK, 8)[1] == []
 
 
 def test_reads_out_of_order_as_the_kernel_sends_them_are_one_stream() -> None:
@@ -79,7 +106,7 @@ def test_reads_out_of_order_as_the_kernel_sends_them_are_one_stream() -> None:
         reads[start : start + 3] = some
     requests = follow(reads)
     assert requests[0][0] <= 8 * MIB
-    assert max(length for _, length in requests) == LARGEST
+    assert max(length for _, length in requests) == USUAL
     assert all(before[0] + before[1] == after[0] for before, after in pairwise(requests))
 
 
@@ -95,7 +122,7 @@ def test_a_seek_begins_small_again() -> None:
 
 
 def test_a_failed_request_is_asked_for_again_small_once_the_reader_goes_on() -> None:
-    stream = Stream(front=10 * MIB, reads=9, ahead=60 * MIB, request=LARGEST)
+    stream = Stream(front=10 * MIB, reads=9, ahead=60 * MIB, request=USUAL)
     stream = withdrawn(stream, 20 * MIB)
     assert plan(stream, LARGE, WINDOW, 8)[1][0] == (20 * MIB, FIRST)
     assert withdrawn(stream, 0).ahead == 10 * MIB

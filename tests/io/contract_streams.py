@@ -8,12 +8,15 @@ import io
 import shutil
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
+from depotfs.errors import VersionChanged
+from depotfs.io.content import BytesContent
 from depotfs.io.interfaces import FileStorage
 from depotfs.types import FileId
-from tests.io.contract_sources import OneWay, content_of, noise, put
+from tests.io.contract_sources import METADATA, OneWay, content_of, noise, put
 
 
 class Endless(io.RawIOBase):
@@ -143,6 +146,33 @@ class StreamsContract:
         ]:
             assert reader.pread(offset, size) == data[offset : offset + size], (offset, size)
         reader.close()
+        reader.close()
+
+    def test_pieces_are_what_pread_gives(self, storage: FileStorage) -> None:
+        data = noise(3_000_017)
+        reader = storage.open_content(put(storage, data))
+        chunk = 261_120  # GridFS's
+        for offset, size, piece in [
+            (0, 10**8, 1 << 20),
+            (1 << 17, 2_000_000, 1 << 17),
+            (7, 5, 9),
+            (chunk, chunk, 1000),
+        ]:
+            pieces = [bytes(part) for part in reader.pieces(offset, size, piece)]
+            assert b"".join(pieces) == data[offset : offset + size], (offset, size, piece)
+            assert all(len(part) == piece for part in pieces[:-1])
+        assert list(reader.pieces(len(data), 5, 1000)) == list(reader.pieces(0, 0, 1000)) == []
+        reader.close()
+
+    def test_pieces_are_of_one_version(self, storage: FileStorage) -> None:
+        stat = put(storage, noise(3_000_017))
+        reader = storage.open_content(stat)
+        pieces = reader.pieces(0, stat.size, 1 << 20)
+        got = [bytes(next(pieces))]
+        storage.put(BytesContent(bytes(3_000_017)), METADATA, file_id=stat.file_id)
+        with suppress(VersionChanged):
+            got += map(bytes, pieces)
+        assert noise(3_000_017).startswith(b"".join(got))
         reader.close()
 
     def test_pread_of_nothing(self, storage: FileStorage) -> None:

@@ -115,6 +115,29 @@ def test_throttled_once(storage: S3Storage, proxy: FaultProxy, answer: bytes) ->
     assert not proxy.answers
 
 
+@pytest.mark.parametrize("after", [100, 700_000, 2_500_000])
+def test_cut_between_pieces(storage: S3Storage, proxy: FaultProxy, after: int) -> None:
+    data = noise(3_000_017)
+    reader = storage.open_content(put(storage, data))
+    proxy.cut_after = after
+    proxy.requests.clear()
+    assert b"".join(map(bytes, reader.pieces(0, len(data), 1 << 20))) == data
+    assert proxy.cut_after is None
+    assert 2 <= len(proxy.requests) <= 3
+
+
+def test_a_range_of_a_version_that_is_gone(storage: S3Storage) -> None:
+    stat = put(storage, noise(1000))
+    reader = storage.open_content(stat)
+    assert reader.pread(1, 100) == noise(1000)[1:101]
+    storage.replace(stat.file_id, b"new")
+    with pytest.raises(VersionChanged):
+        reader.pread(1, 100)
+    storage.delete(stat.file_id)
+    with pytest.raises(VersionChanged):
+        list(reader.pieces(0, 100, 10))
+
+
 def test_throttled_for_good(storage: S3Storage, proxy: FaultProxy) -> None:
     proxy.answers += [_answer("503 Slow Down", "SlowDown", "Retry-After: 77\r\n")] * 3
     with pytest.raises(StorageUnavailable, match=r"SlowDown.*tried 3 times") as caught:
