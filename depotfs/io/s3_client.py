@@ -138,11 +138,15 @@ def _retry_when_told(limit: int) -> Callable[..., float | None]:
     """botocore's own retries know neither Retry-After nor a bare 429."""
 
     def delay(response: Any = None, attempts: int = 1, **_: Any) -> float | None:
-        if response is None or attempts >= limit or response[0].status_code not in (429, 503):
+        if response is None or attempts >= limit:
             return None
-        told = response[0].headers.get("retry-after", "")
-        if told.isdigit() and float(told) <= _LONGEST_RETRY_AFTER:
-            return float(told)
-        return 0.1 * 2**attempts if response[0].status_code == 429 else None
+        told = retry_after(response[0])
+        return 0.1 * 2**attempts if told is None and response[0].status_code == 429 else told
 
     return delay
+
+
+def retry_after(answer: Any) -> float | None:
+    """Seconds after which a server that has too much to do wants to be asked again, None where it does not say."""
+    told = answer.headers.get("retry-after", "") if answer.status_code in (429, 503) else ""
+    return float(told) if told.isdigit() and float(told) <= _LONGEST_RETRY_AFTER else None

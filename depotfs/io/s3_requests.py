@@ -24,6 +24,7 @@ from depotfs.errors import AccessDenied, FileNotStored, StorageMissing, StorageU
 from depotfs.io.s3_client import LISTING, S3Client, S3Settings
 from depotfs.io.s3_clock import ServerClock
 from depotfs.io.s3_errors import BROKEN_CONNECTION, NotS3, translated
+from depotfs.io.s3_ranges import S3Ranges
 
 Fields = Mapping[str, Any]
 """Parameters of a request, as the S3 API names them."""
@@ -107,6 +108,7 @@ class S3Requests:
         self._new_bucket = new_bucket
         self._making = threading.Lock()  # around making it, so that one thread does and the others find it
         self._client = S3Client(settings)
+        self._ranges = S3Ranges(settings, self._client)
         self._clock = ServerClock()
         self._bucket_seen = False
 
@@ -128,6 +130,7 @@ class S3Requests:
         return common
 
     def close(self) -> None:
+        self._ranges.close()
         self._client.close()
 
     def head(self, key: str) -> Head:
@@ -233,6 +236,8 @@ class S3Requests:
 
     def _open_range(self, key: str, etag: str, offset: int, size: int) -> Any:
         with self._call("GET", key) as common:
+            if (body := self._ranges.open(key, etag, offset, size)) is not None:
+                return body
             answer = self._client.current().get_object(
                 **common, Range=f"bytes={offset}-{offset + size - 1}", IfMatch=quoted(etag)
             )

@@ -126,6 +126,26 @@ def test_cut_between_pieces(storage: S3Storage, proxy: FaultProxy, after: int) -
     assert 2 <= len(proxy.requests) <= 3
 
 
+def test_ranges_are_signed_once(storage: S3Storage, proxy: FaultProxy) -> None:
+    reader = storage.open_content(put(storage, noise(1000)))
+    proxy.requests.clear()
+    for offset in range(3):
+        assert reader.pread(offset, 100) == noise(1000)[offset : offset + 100]
+    assert len(proxy.requests) == 3
+    assert len(set(proxy.requests)) == 1
+    assert b"X-Amz-Signature" in proxy.requests[0]
+
+
+def test_signatures_in_headers_where_those_in_urls_are_refused(storage: S3Storage, proxy: FaultProxy) -> None:
+    reader = storage.open_content(put(storage, noise(1000)))
+    proxy.requests.clear()
+    for _ in range(3):
+        proxy.answers.append(_answer("403 Forbidden", "AccessDenied"))
+        assert reader.pread(1, 100) == noise(1000)[1:101]
+    assert reader.pread(2, 100) == noise(1000)[2:102]
+    assert [b"X-Amz-Signature" in line for line in proxy.requests] == [True, False] * 3 + [False]
+
+
 def test_a_range_of_a_version_that_is_gone(storage: S3Storage) -> None:
     stat = put(storage, noise(1000))
     reader = storage.open_content(stat)
