@@ -91,7 +91,7 @@ class _Reader:
         }
         self._daemon_keys: Mapping[str, Callable[[yaml.Node], object]] = {
             "allow_other": _boolean,
-            "spool": lambda node: self._absolute(_scalar(values.parse_text)(node)),
+            "spool": lambda node: self._absolute(_scalar(values.parse_path)(node)),
             "spool_size": _scalar(values.parse_size),
             "cache_size": _scalar(values.parse_size),
         }
@@ -193,10 +193,10 @@ class _Reader:
         """The value as the constructor wants it."""
         try:
             value = arguments.fit(name, value)
+            if is_path and isinstance(value, str):
+                return self._absolute(values.parse_path(value))
         except ValueError as error:
             self._note(entry, f"expected {error}")
-        if is_path and isinstance(value, str):
-            return self._absolute(value)
         if name == "storage_path" and not isinstance(value, str):
             self._note(entry, f"expected text, found {describe(value)}")
         return value
@@ -211,7 +211,7 @@ class _Reader:
             target = self._value(item, _scalar(values.parse_text), "")
             if target in names:
                 aliases[alias] = target
-            elif target in found:
+            elif target and target in found:
                 self._note(item, f"expected a storage, {target!r} is an alias")
             elif target:
                 self._note(item, f"expected a storage ({', '.join(names)}), found {target!r}")
@@ -235,6 +235,8 @@ class _Reader:
     def _compose(self, text: bytes) -> yaml.Node | None:
         try:
             return yaml.compose(text, Loader=yaml.SafeLoader)
+        except RecursionError:
+            raise ConfigurationError(f"{self._file}:1: expected YAML that is not nested this deep") from None
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = f"{self._file}:{mark.line + 1 if mark else 1}"

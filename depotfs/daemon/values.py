@@ -10,6 +10,8 @@ from __future__ import annotations
 import grp
 import pwd
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from depotfs.daemon.settings import CommitMode
@@ -21,7 +23,9 @@ _SIZE_UNITS: Final = {
     **{f"{prefix}B": 1000**power for power, prefix in enumerate("kMGT", 1)},
 }
 _SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
+_NUMBER = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]*)", re.ASCII)
+_OWNER_MAX: Final = (1 << 32) - 2
+"""chown(2) takes 32 bits; all of them set mean none."""
 _NAME_MAX: Final = 255  # bytes, <linux/limits.h>
 
 
@@ -64,24 +68,32 @@ def parse_mode(text: str) -> int:
 
 def parse_user(text: str) -> int:
     """The number of a user, by number or name."""
-    try:
-        return int(text) if text.isdecimal() else pwd.getpwnam(text).pw_uid
-    except KeyError:
-        raise ValueError("the number of a user, or the name of one of this machine's") from None
+    return _parse_owner(text, lambda name: pwd.getpwnam(name).pw_uid, "user")
 
 
 def parse_group(text: str) -> int:
     """The number of a group, by number or name."""
-    try:
-        return int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
-    except KeyError:
-        raise ValueError("the number of a group, or the name of one of this machine's") from None
+    return _parse_owner(text, lambda name: grp.getgrnam(name).gr_gid, "group")
+
+
+def _parse_owner(text: str, find: Callable[[str], int], what: str) -> int:
+    with suppress(KeyError, ValueError):  # no such name, or no name at all; too many digits
+        if (number := int(text) if text.isdecimal() else find(text)) <= _OWNER_MAX:
+            return number
+    raise ValueError(f"the number of a {what}, or the name of one of this machine's")
 
 
 def parse_text(text: str) -> str:
     """The text itself, which is not empty."""
     if not text:
         raise ValueError("text")
+    return text
+
+
+def parse_path(text: str) -> str:
+    """The text itself, which can be a path."""
+    if not text or "\0" in text:
+        raise ValueError("a path")
     return text
 
 

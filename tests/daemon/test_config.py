@@ -227,7 +227,10 @@ def test_a_class_that_cannot_be_imported_is_named_with_the_cause(tmp_path: Path,
         ("storages: {a: {storage_path: !env HOME}}", ["1: storages.a.storage_path: expected plain YAML"]),
         ("\nstorages: {a: [}", ["2: expected YAML"]),
         ("storages: \x00", ["1: expected YAML"]),
+        ("storages: " + "[" * 3000, ["1: expected YAML"]),
         ("storages: {a: {storage_path: 5}}", ["1: storages.a.storage_path: expected text, found a number"]),
+        ("storages: {a: {storage_path: ''}}", ["1: storages.a.storage_path: expected a path"]),
+        ('storages: {a: {storage_path: "a\\0b"}}', ["1: storages.a.storage_path: expected a path"]),
     ],
 )
 def test_a_file_of_another_kind_is_a_mistake_too(tmp_path: Path, text: str, expected: list[str]) -> None:
