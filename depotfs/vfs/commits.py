@@ -71,18 +71,21 @@ class Commits:
             DepotError, OSError: the bytes stay in the spool, and are tried again if that can help.
         """
         async with node.lock:
-            dirty = node.dirty
-            if dirty is None or not dirty.changed or node.life is not Life.LIVE:
-                return
-            try:
-                await self.store(node, dirty, Destination.own(node, dirty))
-            except (AlreadyStored, VersionChanged) as error:
-                self._hold(node, dirty, error)
-                raise
-            except Exception as error:
-                self.failed(node, dirty, error)
-                raise
-            self._unscratch(node)
+            await self._commit(node)
+
+    async def _commit(self, node: FileNode) -> None:
+        dirty = node.dirty
+        if dirty is None or not dirty.changed or node.life is not Life.LIVE:
+            return
+        try:
+            await self.store(node, dirty, Destination.own(node, dirty))
+        except (AlreadyStored, VersionChanged) as error:
+            self._hold(node, dirty, error)
+            raise
+        except Exception as error:
+            self.failed(node, dirty, error)
+            raise
+        self._unscratch(node)
 
     async def store(self, node: FileNode, dirty: Dirty, destination: Destination) -> FileStat:
         """As `commit`, to any place in the same storage; the node's lock is held. The node itself is not moved.
@@ -139,8 +142,6 @@ class Commits:
 
     def _stored(self, node: FileNode, dirty: Dirty, stat: FileStat) -> None:
         """The storage has it; who has the file open goes on reading the bytes from the spool's descriptor."""
-        if node.handles:
-            _ = dirty.file.fd  # opened while the bytes have a path: after a restart nobody may have needed it yet
         dirty.file.committed()
         dirty.keep_promise()
         node.dirty = None
@@ -240,11 +241,11 @@ class Commits:
             dirty.promise.retarget(replace(target, commit=dirty.promise.target.commit))
 
     async def _commit_pending(self, node: FileNode) -> bool:
-        """A commit whose time has come; False: it failed, which the log tells."""
-        if node.life is not Life.LIVE or node.dirty is None:
-            return True
+        """A commit whose time has come, unless the bytes are being changed again. False: it failed, the log says so."""
         try:
-            await self.commit(node)
+            async with node.lock:
+                if node.dirty is not None and node.dirty.due:
+                    await self._commit(node)
         except (DepotError, OSError):
             return False
         node.volume.settle(node)

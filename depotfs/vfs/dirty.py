@@ -27,7 +27,7 @@ class Dirty:
         changed: there is something to commit: bytes, a size, or the very existence of the file.
         written: bytes were written since the last commit (a close then commits, see the contract).
         attempts: ids of the commits that were tried and may have landed without our hearing of it.
-        failures: commits that failed for causes that can pass, in a row.
+        failures: commits of these very bytes that failed for causes that can pass, in a row.
         frozen: the bytes are being read for a commit or flushed: who wants to change them waits for the node's lock.
         acknowledged: a close or fsync was answered on the word of `file`'s seal; it is not written to any more.
         promise: an earlier state that was acknowledged: it lands if we die before `file` is sealed.
@@ -74,6 +74,11 @@ class Dirty:
         self.keep_promise()
 
     @property
+    def due(self) -> bool:
+        """Whether these bytes are to be stored: somebody asked for it, and nobody has changed them since."""
+        return self.acknowledged or self.failures > 0
+
+    @property
     def retry_delay(self) -> float:
         """Seconds until a commit is made again, after so many failures."""
         return float(min(_LONGEST_DELAY, 2 ** min(self.failures, 10)))
@@ -95,6 +100,7 @@ class Dirty:
         else:
             count = self.file.pwrite(data, offset)
         self.changed = self.written = True
+        self.failures = 0
         self.modified = int(time.time())
         return count
 
@@ -106,6 +112,7 @@ class Dirty:
         else:
             self.file.truncate(size)
         self.changed = True
+        self.failures = 0
         self.modified = int(time.time())
 
     def touch(self, modified: int) -> None:

@@ -27,6 +27,7 @@ from depotfs.types import FileId, FileMetadata
 from depotfs.vfs.attr import Attr
 from depotfs.vfs.names import derive
 from depotfs.vfs.options import VolumeOptions
+from depotfs.vfs.pending import PARALLEL
 from tests.vfs.harness import FarMemory, Tree, mounted
 
 
@@ -36,7 +37,7 @@ class Faulty(FarMemory):
     Attributes:
         failures: by method, what its next calls raise.
         broken: puts under that id raise what no storage should.
-        gate: calls of `stat` wait for it.
+        gates: by method, what its calls wait for.
         lost_replies: how many of the next puts land and say that they did not.
         calls: names of all methods called.
     """
@@ -47,17 +48,17 @@ class Faulty(FarMemory):
         self.lost_replies = 0
         self.broken: FileId | None = None
         self.calls: list[str] = []
-        self.gate: threading.Event | None = None
+        self.gates: dict[str, threading.Event] = {}
 
     def _call(self, method: str) -> None:
         self.calls.append(method)
+        if method in self.gates:
+            self.gates[method].wait(10)
         if self.failures.get(method):
             raise self.failures[method].pop(0)
 
     def stat(self, *args: Any) -> Any:
         self._call("stat")
-        if self.gate is not None:
-            self.gate.wait(10)
         return super().stat(*args)
 
     def open_content(self, *args: Any) -> Any:
@@ -262,6 +263,26 @@ def test_a_time_that_cannot_be_stored_is_clipped_at_once(tmp_path: Path) -> None
     on_tree(check, tmp_path)
 
 
+def test_a_commit_that_waited_stores_nothing_half_written(tmp_path: Path) -> None:
+    """It was on its way, behind others, when the file was opened to be written again."""
+    storage = Faulty()
+    storage.gates["put"] = threading.Event()
+    last = f"{PARALLEL}.txt"
+
+    async def check(tree: Tree, storage: Faulty) -> None:
+        for number in range(PARALLEL + 1):
+            await tree.write_file(f"{number}.txt", b"whole")
+        fh = await tree.open(last, os.O_WRONLY | os.O_TRUNC)
+        await tree.fs.write(fh, 0, b"ha")
+        storage.gates["put"].set()
+        await tree.fs.drain()
+        assert content(storage, last) is None
+        await tree.fs.write(fh, 2, b"lf")
+        await tree.close(fh)
+
+    assert content(on_tree(check, tmp_path, background=True, storage=storage), last) == b"half"
+
+
 class Crash(Exception):
     """The daemon dies here."""
 
@@ -278,12 +299,11 @@ def test_after_a_crash_a_file_that_had_landed_is_read_by_who_opened_it_before_th
     with pytest.raises(ExceptionGroup):
         on_tree(crash, tmp_path, storage=storage)
     assert content(storage, "a.txt") == b"landed"
-    storage.gate = threading.Event()
+    storage.gates["stat"] = threading.Event()
 
     async def check(tree: Tree, storage: Faulty) -> None:
         fh = await tree.open("a.txt")
-        assert storage.gate is not None
-        storage.gate.set()
+        storage.gates["stat"].set()
         await tree.fs.drain()
         assert not tree.spool.files()
         assert await tree.read_all(fh) == b"landed"
