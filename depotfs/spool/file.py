@@ -110,7 +110,7 @@ class SpoolFile:
 
     @property
     def fd(self) -> int:
-        """A read-write descriptor, opened when first asked for after a restart. Raises OSError then."""
+        """A read-write descriptor, opened after a restart when first asked for, or done with. Raises OSError then."""
         if self._fd < 0:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         return self._fd
@@ -290,6 +290,8 @@ class SpoolFile:
     def _finish(self, *, remove: bool) -> None:
         if self.state is State.DONE:
             return
+        with suppress(OSError):  # gone already, or too many are open: reading tells
+            _ = self.fd  # opened while the bytes have a path
         try:
             self._journal.append(Record(self.number, "done", State.DONE, self._recorded_path))
         except SpoolFull as error:

@@ -42,7 +42,7 @@ def _show(file: SpoolFile, volume: Volume, commits: Commits) -> None:
     scratch = _scratch_name(target, volume)
     older = volume.nodes.get(target.file_id) if scratch is None else volume.scratch.get(scratch)
     if older is not None and older.dirty is not None:
-        older.dirty.discard()  # this one is a later state of the same file, sealed whole
+        older.dirty.drop()  # this one is a later state of the same file, sealed whole
         _forget(older, commits)
     node = volume.add(target.file_id, scratch)
     node.dirty = Dirty(file, _base(target), changed=True)

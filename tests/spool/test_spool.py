@@ -148,10 +148,16 @@ def test_a_held_file_waits_over_restarts_until_it_is_sealed_again(running: Runni
     assert [summary(found) for found in running.restart()] == [(State.SEALED, 3, "", b"abc")]
 
 
+@pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("end", [SpoolFile.committed, SpoolFile.discard])
-def test_a_done_file_is_gone_and_its_open_handle_reads_on(running: Running, end: Callable[[SpoolFile], None]) -> None:
+def test_a_done_file_is_gone_and_its_open_handle_reads_on(
+    running: Running, end: Callable[[SpoolFile], None], restarted: bool
+) -> None:
     file = running.spool.new_file(PHOTO)
     file.pwrite(b"abc", 0)
+    file.seal(PHOTO, durable=False)
+    if restarted:
+        [file] = running.restart()
     end(file)
     end(file)
     assert file.state is State.DONE
