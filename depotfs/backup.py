@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import io
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -33,6 +34,9 @@ from depotfs.types import ABSENT, ANY, FileEntry, FileId, FileStat
 
 _WINDOW: Final = 8 << 20
 """Bytes fetched at once, per worker: what keeps the cost of a request small beside its transfer."""
+_SETTLING: Final = 2.0
+"""Seconds from the time of a file until no other one is stored with that time: its second, and as long for an upload
+to arrive and for clocks to differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +200,21 @@ class _Run:
     def _bring(self, here: FileStat, there: FileStat | None) -> tuple[_Done, int]:
         if there is not None and self._agree(here, there):
             return _Done.UNCHANGED, 0
+        here = self._settled(here)
         self._copy(here, there)
         return _Done.COPIED, here.size
+
+    def _settled(self, here: FileStat) -> FileStat:
+        """The file as the source has it when whatever replaces it gets a later time.
+
+        Until then one of equal size and time could, which no later run would take for another file.
+        """
+        left = here.metadata.modified + _SETTLING - time.time()
+        if not 0 < left <= 2 * _SETTLING:  # a time further ahead is one that somebody set
+            return here
+        self.stopped.wait(left)
+        _go_on(self.stopped)
+        return self.source.stat(here.file_id)
 
     def delete(self, entry: FileEntry) -> tuple[_Done, int]:
         """The target does not have the file, unless the source has it now."""
@@ -208,7 +225,7 @@ class _Run:
 
     def _agree(self, here: FileStat, there: FileStat) -> bool:
         ours, theirs = here.metadata, there.metadata
-        late = not self._keeps_time and theirs.modified >= ours.modified
+        late = not self._keeps_time and theirs.modified > ours.modified
         return (
             here.size == there.size
             and (ours.modified == theirs.modified or late)

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import itertools
 import threading
+import time
 import tracemalloc
 import uuid
 import weakref
@@ -274,6 +275,14 @@ def test_checksums_tell_what_times_and_sizes_do_not() -> None:
     fill(source, {first: (b"z", numbered(1)[first][1])})
     assert backup(source, target).copied == 1
     assert contents(target) == contents(source)
+
+
+def test_a_file_replaced_within_the_second_of_its_time_is_not_taken_for_unchanged(target: Watched) -> None:
+    source = Watched()
+    for data in (b"one", b"two"):
+        fill(source, {LARGE_ID: (data, FileMetadata("file", "text/plain", int(time.time())))})
+        assert backup(source, target).copied == 1
+        assert contents(target) == contents(source)
 
 
 def test_storages_may_be_named(source: Watched) -> None:
