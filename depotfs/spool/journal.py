@@ -201,7 +201,7 @@ class Journal:
         line = encode(record)
         with self._lock:
             self._write(line)
-            self._alive_size += len(line) - len(self._alive.get(record.number, b""))
+            self._alive_size += len(line) - len(self._alive.pop(record.number, b""))
             self._alive[record.number] = line
             self._highest = max(self._highest, record.number)
             if self.size > self.compact_at + 2 * self._alive_size:

@@ -50,9 +50,10 @@ NOTHING_LEFT: Final = Verdict(State.DONE)
 
 
 def last_records(records: list[Record]) -> dict[int, Record]:
-    """The record that counts of each number, in the order in which the files were made."""
+    """The record that counts of each number, in the order in which they were written."""
     last: dict[int, Record] = {}
     for record in records:
+        last.pop(record.number, None)
         last[record.number] = record
     return last
 

@@ -66,7 +66,7 @@ class Spool:
         self._total = 0
 
     def open(self) -> list[SpoolFile]:
-        """The spool is this process's; returns what was left of the time before, oldest first.
+        """The spool is this process's; returns what was left of the time before, in the order of their last records.
 
         Sealed files are to be landed; open ones were never closed and held ones failed: for a person.
 

@@ -236,9 +236,9 @@ class Commits:
         dirty = node.dirty
         assert dirty is not None
         target = self._target(node, dirty, Destination(node.file_id, dirty.base, name))
-        dirty.file.retarget(target)
         if dirty.promise is not None:
             dirty.promise.retarget(replace(target, commit=dirty.promise.target.commit))
+        dirty.file.retarget(target)  # the later state, so it has the later record
 
     async def _commit_pending(self, node: FileNode) -> bool:
         """A commit whose time has come, unless the bytes are being changed again. False: it failed, the log says so."""

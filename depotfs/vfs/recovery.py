@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 def recover(files: Iterable[SpoolFile], volumes: Iterable[Volume], commits: Commits) -> None:
-    """Decides what becomes of each file that an earlier daemon left, oldest first.
+    """Decides what becomes of each file that an earlier daemon left, given in the order of their last promises.
 
     A sealed one of a storage that is configured is a dirty file again, its commit about to be made (a scratch
     file's after its delay). One that was never closed or synced is held for a person. One whose storage the
@@ -42,7 +42,7 @@ def _show(file: SpoolFile, volume: Volume, commits: Commits) -> None:
     scratch = _scratch_name(target, volume)
     older = volume.nodes.get(target.file_id) if scratch is None else volume.scratch.get(scratch)
     if older is not None and older.dirty is not None:
-        older.dirty.drop()  # this one is a later state of the same file, sealed whole
+        older.dirty.drop()  # this one was promised to take its place, whole
         _forget(older, commits)
     node = volume.add(target.file_id, scratch)
     node.dirty = Dirty(file, _base(target), changed=True)

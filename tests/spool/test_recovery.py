@@ -42,7 +42,7 @@ def test_the_table(last: Record, found: int | None, away: bool, rebooted: bool, 
     assert verdict.final == (not (away and state is State.HELD))
 
 
-def test_the_last_record_of_a_number_counts_and_the_oldest_file_is_first() -> None:
+def test_the_last_record_of_a_number_counts_and_its_place_among_the_others() -> None:
     first, second = record(State.OPEN), Record(2, "open", State.OPEN, "data/2", target=PHOTO)
     sealed = record(State.SEALED)
-    assert list(last_records([first, second, sealed]).values()) == [sealed, second]
+    assert list(last_records([first, second, sealed]).values()) == [second, sealed]

@@ -301,7 +301,7 @@ def test_a_daemon_starts_on_a_full_disk_so_that_it_can_make_room(running: Runnin
     assert not (running.directory / "journal.new").exists()
     running.left[0].committed()
     running.left[1].hold("no")
-    assert [found.state for found in running.restart()] == [State.HELD] + [State.SEALED] * 18
+    assert [found.state for found in running.restart()] == [State.SEALED] * 18 + [State.HELD]
 
 
 def test_a_staging_directory_that_cannot_be_made_leaves_nothing(running: Running, tmp_path: Path) -> None:

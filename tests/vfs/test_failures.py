@@ -22,7 +22,7 @@ from depotfs.errors import (
     TooLarge,
 )
 from depotfs.io.content import BytesContent
-from depotfs.spool import State
+from depotfs.spool import SpoolFile, State
 from depotfs.types import FileId, FileMetadata
 from depotfs.vfs.attr import Attr
 from depotfs.vfs.names import derive
@@ -311,6 +311,34 @@ def test_after_a_crash_a_file_that_had_landed_is_read_by_who_opened_it_before_th
 
     on_tree(check, tmp_path, storage=storage)
     assert content(storage, "a.txt") == b"landed"
+
+
+def test_after_a_crash_in_a_rename_what_was_renamed_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a file that waits for its storage, too: never is what was there before all that is left of both."""
+    seal = SpoolFile.seal
+
+    def sealed(*args: Any, **options: Any) -> None:
+        seal(*args, **options)
+        raise Crash
+
+    async def crash(tree: Tree, storage: Faulty) -> None:
+        await tree.write_file(".new", b"new")
+        storage.failures["put"] = [StorageUnavailable("away")]
+        await tree.write_file("a.txt", b"old")
+        await tree.fs.commits.pending.drain(lambda node: node.scratch is None)
+        with monkeypatch.context() as patch:
+            patch.setattr(SpoolFile, "seal", sealed)
+            await rename(tree, ".new", "a.txt")
+
+    storage = Faulty()
+    with pytest.raises(ExceptionGroup):
+        on_tree(crash, tmp_path, background=True, storage=storage)
+
+    async def check(tree: Tree, storage: Faulty) -> None:
+        assert await tree.read_file("a.txt") == b"new"
+
+    on_tree(check, tmp_path, background=True, storage=storage)
+    assert [record["data"] for record in storage.files.values()] == [b"new"]
 
 
 # --- unlink and rename ---------------------------------------------------------------------------------------------
