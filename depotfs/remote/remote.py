@@ -142,21 +142,27 @@ class Remote:
     ) -> None:
         """As the reader's `pieces`: `arrived` is called with each of them, in the event loop.
 
-        After a transient failure it goes on where it was.
+        After a transient failure it goes on where it was. A thread that is given up ends at its next piece.
         """
         if size <= piece:
             arrived(await self.pread(reader, offset, size))
             return
         token = trio.lowlevel.current_trio_token()
         position, end = offset, offset + size
+        given_up = False
 
         def call() -> None:
             nonlocal position
             for data in reader.pieces(position, end - position, piece):
+                if given_up:
+                    return
                 position += len(data)
                 token.run_sync_soon(arrived, data)
 
-        await self.ask(call, self._transfers)
+        try:
+            await self.ask(call, self._transfers)
+        finally:
+            given_up = True
 
     async def put(
         self, content: Content, metadata: FileMetadata, *, file_id: FileId, expect: Expected, commit: str, quick: bool

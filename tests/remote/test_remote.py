@@ -10,6 +10,7 @@ import trio
 
 from depotfs.errors import FileNotStored, StorageFailed, StorageUnavailable
 from depotfs.io.content import BytesContent
+from depotfs.io.interfaces import ContentReader
 from depotfs.io.memory import MemoryFileStorage
 from depotfs.remote.remote import Remote
 from depotfs.types import FileEntry, FileId, FileMetadata, FileStat
@@ -78,6 +79,41 @@ def test_a_question_is_abandoned_at_its_deadline() -> None:
             trio.run(Remote(storage, deadline=0.05).stat, ID)
     finally:
         storage.hang.set()
+
+
+class SlowReader(ContentReader):
+    """Four pieces of a byte, each after the first one only when it may go on."""
+
+    def __init__(self) -> None:
+        self.go, self.ended = threading.Event(), threading.Event()
+        self.brought = 0
+
+    def pread(self, offset: int, size: int) -> bytes:
+        raise NotImplementedError
+
+    def pieces(self, offset: int, size: int, piece: int) -> Iterator[bytes]:
+        try:
+            for self.brought in range(1, 5):
+                yield b"x"
+                self.go.wait(10)
+        finally:
+            self.ended.set()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def test_a_fetch_that_is_given_up_ends_at_its_next_piece() -> None:
+    reader = SlowReader()
+
+    async def given_up() -> bool:
+        with pytest.raises(StorageUnavailable, match="did not answer"):
+            await Remote(FarStorage(), deadline=0.1).fetch(reader, 0, 4, 1, lambda data: None)
+        reader.go.set()
+        return await trio.to_thread.run_sync(reader.ended.wait, 10)
+
+    assert trio.run(given_up)
+    assert reader.brought == 2
 
 
 def test_a_listing_goes_on_after_a_page_that_failed() -> None:
