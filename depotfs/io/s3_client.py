@@ -14,7 +14,7 @@ import boto3
 from botocore.config import Config
 from botocore.utils import determine_content_length
 
-CONNECTIONS: Final = 80
+_CONNECTIONS: Final = 80
 """Connections kept open: as many as the mount has requests in flight at once; boto3's 10 would be redialled."""
 _LONGEST_RETRY_AFTER: Final = 20.0
 """Seconds that a call waits because the server asks for it; a caller with more patience is told the rest."""
@@ -96,7 +96,7 @@ def _make(settings: S3Settings) -> Any:
     )
     config = Config(
         signature_version="s3v4",
-        max_pool_connections=CONNECTIONS,
+        max_pool_connections=_CONNECTIONS,
         connect_timeout=settings.timeout,
         read_timeout=settings.timeout,
         retries={"mode": "standard", "total_max_attempts": settings.attempts},

@@ -3,8 +3,8 @@
 Most of what boto3 does for a request is the same for every range of one object: it costs more than a millisecond
 under Python's GIL, which a mount that reads in order, or a program that reads here and there, pays each time. Here
 an object's URL is signed once (by boto3; valid for every range, since a range need not be signed) and then asked
-by botocore's HTTP session. Whatever is not the wanted range is left to boto3, which asks again, tries again where
-that can help, and says what is wrong.
+through the HTTP session of boto3's client, with its connections, proxies, certificates and time limits. Whatever is
+not the wanted range is left to boto3, which asks again, tries again where that can help, and says what is wrong.
 """
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-import botocore.session
 from botocore.awsrequest import AWSRequest
-from botocore.httpsession import URLLib3Session
-from botocore.utils import get_environ_proxies
 
-from depotfs.io.s3_client import CONNECTIONS, S3Client, S3Settings, retry_after
+from depotfs.io.s3_client import S3Client, S3Settings, retry_after
 from depotfs.io.s3_errors import BROKEN_CONNECTION
 
 _VALID: Final = 900
@@ -26,8 +23,11 @@ _USED: Final = 300
 _OBJECTS: Final = 1000
 """Signed URLs that are remembered."""
 _REFUSALS: Final = 3
-"""Refusals in a row after which no range is asked for in this way any more: some servers and policies want
-signatures in headers only."""
+_PAUSE: Final = 300
+"""Refusals in a row after which no range is asked for in this way for so many seconds: some servers and policies
+want signatures in headers only, some buckets are elsewhere, and some credentials come to be valid again."""
+_NO_REFUSAL: Final = (404, 412, 429)
+"""What every way of asking is told: the version is gone, or the server has too much to do."""
 
 
 class S3Ranges:
@@ -36,10 +36,10 @@ class S3Ranges:
     def __init__(self, settings: S3Settings, client: S3Client) -> None:
         self._settings = settings
         self._client = client
-        self._made_for: Any = None
-        self._session: Any = None
+        self._signed_by: Any = None
         self._signed: dict[str, tuple[str, float]] = {}
         self._refusals = 0
+        self._paused_until = 0.0
 
     def open(self, key: str, etag: str, offset: int, size: int) -> Any:
         """A body to read those bytes of that version from, None where boto3 has to be asked.
@@ -47,13 +47,13 @@ class S3Ranges:
         Args:
             etag: without quotes.
         """
-        if self._settings.requester_pays or self._refusals >= _REFUSALS:
+        if self._settings.requester_pays or time.monotonic() < self._paused_until:
             return None
         try:
-            url = self._url(key)
+            client = self._client.current()
             headers = {"Range": f"bytes={offset}-{offset + size - 1}", "If-Match": f'"{etag}"'}
-            request = AWSRequest("GET", url, headers=headers, stream_output=True)
-            answer = self._session.send(request.prepare())
+            request = AWSRequest("GET", self._url(client, key), headers=headers, stream_output=True)
+            answer = client._endpoint.http_session.send(request.prepare())
         except BROKEN_CONNECTION:
             return None
         told = answer.headers
@@ -64,16 +64,21 @@ class S3Ranges:
         ):
             self._refusals = 0
             return answer.raw
-        self._signed.pop(key, None)
-        self._refusals += answer.status_code in (400, 401, 403)
         answer.raw.close()
+        if answer.status_code < 500 and answer.status_code not in _NO_REFUSAL:
+            self._refused(key)
         time.sleep(retry_after(answer) or 0)
         return None
 
-    def _url(self, key: str) -> str:
-        client = self._client.current()
-        if client is not self._made_for:  # after a fork too
-            self._session, self._signed, self._made_for = self._make_session(client), {}, client
+    def _refused(self, key: str) -> None:
+        self._signed.pop(key, None)
+        self._refusals += 1
+        if self._refusals >= _REFUSALS:
+            self._refusals, self._paused_until = 0, time.monotonic() + _PAUSE
+
+    def _url(self, client: Any, key: str) -> str:
+        if client is not self._signed_by:
+            self._signed, self._signed_by = {}, client
         url, until = self._signed.get(key, ("", 0.0))
         if until < time.monotonic():
             where = {"Bucket": self._settings.bucket, "Key": key}
@@ -82,18 +87,3 @@ class S3Ranges:
                 self._signed = {}
             self._signed[key] = url, time.monotonic() + _USED
         return url
-
-    def _make_session(self, client: Any) -> Any:
-        bundle = botocore.session.Session(profile=self._settings.profile_name).get_config_variable("ca_bundle")
-        return URLLib3Session(
-            verify=bundle or True,
-            proxies=get_environ_proxies(client.meta.endpoint_url),
-            timeout=(self._settings.timeout, self._settings.timeout),  # type: ignore[arg-type]  # connect, read
-            max_pool_connections=CONNECTIONS,
-        )
-
-    def close(self) -> None:
-        """Its connections are closed."""
-        if self._session is not None:
-            self._session.close()
-        self._session = self._made_for = None

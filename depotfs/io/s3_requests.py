@@ -130,7 +130,6 @@ class S3Requests:
         return common
 
     def close(self) -> None:
-        self._ranges.close()
         self._client.close()
 
     def head(self, key: str) -> Head:

@@ -136,14 +136,33 @@ def test_ranges_are_signed_once(storage: S3Storage, proxy: FaultProxy) -> None:
     assert b"X-Amz-Signature" in proxy.requests[0]
 
 
-def test_signatures_in_headers_where_those_in_urls_are_refused(storage: S3Storage, proxy: FaultProxy) -> None:
+@pytest.mark.parametrize(
+    ("refusal", "then"), [("403 Forbidden", [False]), ("307 Temporary Redirect", [False]), ("503 Slow Down", [True])]
+)
+def test_signatures_in_headers_where_those_in_urls_are_refused(
+    storage: S3Storage, proxy: FaultProxy, refusal: str, then: list[bool]
+) -> None:
     reader = storage.open_content(put(storage, noise(1000)))
     proxy.requests.clear()
     for _ in range(3):
-        proxy.answers.append(_answer("403 Forbidden", "AccessDenied"))
+        proxy.answers.append(_answer(refusal, "SoItIs"))
         assert reader.pread(1, 100) == noise(1000)[1:101]
     assert reader.pread(2, 100) == noise(1000)[2:102]
-    assert [b"X-Amz-Signature" in line for line in proxy.requests] == [True, False] * 3 + [False]
+    assert [b"X-Amz-Signature" in line for line in proxy.requests] == [True, False] * 3 + then
+
+
+def test_signatures_in_urls_are_tried_again_later(
+    storage: S3Storage, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("depotfs.io.s3_ranges._PAUSE", 0)
+    test_signatures_in_headers_where_those_in_urls_are_refused(storage, proxy, "403 Forbidden", [True])
+
+
+def test_ranges_come_over_the_connections_of_boto3(storage: S3Storage, proxy: FaultProxy) -> None:
+    """So they are asked for with its proxies and certificates, and end with it."""
+    reader = storage.open_content(put(storage, noise(1000)))
+    assert reader.pread(1, 100) == noise(1000)[1:101]
+    assert proxy.connections == 1
 
 
 def test_a_range_of_a_version_that_is_gone(storage: S3Storage) -> None:

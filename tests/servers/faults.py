@@ -16,6 +16,7 @@ class FaultProxy:
     Attributes:
         port: where it listens.
         requests: first lines of what came from clients on a fresh read, in order: at HTTP, one a request.
+        connections: taken so far.
         cut_after: answer bytes after which a connection is cut with a reset; counts down over all connections, and
             is None again after the cut.
         refused: connections to reset at once: a number, counted down.
@@ -28,6 +29,7 @@ class FaultProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.requests: list[bytes] = []
+        self.connections = 0
         self.cut_after: int | None = None
         self.refused = 0
         self.answers: list[bytes] = []
@@ -68,6 +70,7 @@ class FaultProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            self.connections += 1
             if self.refused:
                 self.refused -= 1
                 _reset(client)
