@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 from depotfs.errors import AccessDenied, FileNotStored, StorageMissing, StorageUnavailable, VersionChanged
 from depotfs.io.s3_client import LISTING, S3Client, S3Settings
 from depotfs.io.s3_clock import ServerClock
-from depotfs.io.s3_errors import BROKEN_CONNECTION, NotS3, translated
+from depotfs.io.s3_errors import BROKEN_CONNECTION, ConditionFailed, NotS3, translated
 from depotfs.io.s3_ranges import S3Ranges
 
 Fields = Mapping[str, Any]
@@ -150,7 +150,8 @@ class S3Requests:
         changed = int(self._told(answer, "LastModified").timestamp())
         etag = self._told(answer, "ETag").strip('"')
         asked = self._date(answer)
-        return Head(answer["ContentLength"], etag, changed, asked, metadata, fields, self._checksum(answer, etag))
+        size = self._told(answer, "ContentLength")
+        return Head(size, etag, changed, asked, metadata, fields, self._checksum(answer, etag))
 
     def _told(self, answer: Fields, name: str) -> Any:
         if name not in answer:
@@ -258,7 +259,7 @@ class S3Requests:
 
     def _date(self, answer: Fields) -> int:
         """The server's time of its answer, to the second; what it tells of its clock is learned."""
-        date = seconds_of(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        date = seconds_of(self._told(answer["ResponseMetadata"]["HTTPHeaders"], "date"))
         self._clock.learn(time.monotonic(), date)
         return date
 
@@ -273,7 +274,10 @@ class S3Requests:
         return self._stored(answer, seconds_of(told) if told else date, exact=exact)
 
     def _stored(self, answer: Fields, changed: int, *, exact: bool = False) -> Stored:
-        etag = str(self._told(answer, "ETag")).strip('"')
+        if "ETag" not in answer:  # so Swift says that a write or delete that came at the same time goes before this one
+            where = f"{self.settings.bucket} at {self.settings.place}"
+            raise ConditionFailed(f"S3 {where}: another request was in the way, no ETag was told")
+        etag = str(answer["ETag"]).strip('"')
         return Stored(etag, changed, self._checksum(answer, etag), exact)
 
     def start_parts(self, key: str, fields: Fields) -> str:
@@ -288,7 +292,7 @@ class S3Requests:
             answer = self._client.current().upload_part(
                 **common, UploadId=upload, PartNumber=number, Body=body, ChecksumAlgorithm="CRC32"
             )
-        return _part(number, answer)
+        return self._part(number, answer)
 
     def copy_part(self, key: str, upload: str, number: int, source: str, etag: str, offset: int, size: int) -> Fields:
         """Part `number` is that range of another object's version."""
@@ -301,7 +305,11 @@ class S3Requests:
                 CopySourceIfMatch=quoted(etag),
                 CopySourceRange=f"bytes={offset}-{offset + size - 1}",
             )
-        return _part(number, answer["CopyPartResult"])
+        return self._part(number, self._told(answer, "CopyPartResult"))
+
+    def _part(self, number: int, answer: Fields) -> Fields:
+        checksum = {"ChecksumCRC32": answer["ChecksumCRC32"]} if answer.get("ChecksumCRC32") else {}
+        return {"PartNumber": number, "ETag": self._told(answer, "ETag"), **checksum}
 
     def finish_parts(self, key: str, upload: str, parts: list[Fields], condition: Fields) -> Stored:
         """The object is those parts, in order. UploadGone."""
@@ -327,7 +335,7 @@ class S3Requests:
                 **fields,
                 **condition,
             )
-        result = answer["CopyObjectResult"]
+        result = self._told(answer, "CopyObjectResult")
         return self._stored({**answer, **result}, int(result["LastModified"].timestamp()))
 
     def delete(self, key: str, condition: Fields = NO_CONDITION) -> None:
@@ -390,11 +398,6 @@ _GRANTS: Final = {
     "WRITE_ACP": "GrantWriteACP",
     "FULL_CONTROL": "GrantFullControl",
 }
-
-
-def _part(number: int, answer: Fields) -> Fields:
-    checksum = {"ChecksumCRC32": answer["ChecksumCRC32"]} if answer.get("ChecksumCRC32") else {}
-    return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
 
 def _parse(root: ElementTree.Element) -> tuple[list[Listed], str]:

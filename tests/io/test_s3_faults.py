@@ -240,6 +240,14 @@ def test_lost_reply_is_no_conflict(storage: S3Storage, proxy: FaultProxy) -> Non
     assert second.commit == "commit-2"
 
 
+def test_no_etag_is_another_writer_in_the_way(storage: S3Storage, proxy: FaultProxy) -> None:
+    """Swift's answer to a PUT that a newer PUT or DELETE goes before: 200, and nothing is stored."""
+    date = "Date: Thu, 26 Nov 2026 01:00:00 GMT\r\nContent-Length: 0\r\n"
+    proxy.answers.append(f"HTTP/1.1 200 OK\r\n{date}Connection: close\r\n\r\n".encode())
+    assert content_of(storage, put(storage, b"ours", FILE)) == b"ours"
+    assert not proxy.answers
+
+
 def test_failed_parts_leave_nothing(storage: S3Storage, minio: S3Server, proxy: FaultProxy) -> None:
     old = put(storage, b"old", FILE)
     broken = OneWay(noise(30_000_000), fail_at=20_000_000, error=RuntimeError("the source failed"))
