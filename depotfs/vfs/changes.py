@@ -81,7 +81,7 @@ class Changes:
         async with node.lock:
             file_id = node.file_id
             await self._commits.detach_hidden(node)
-            if file_id in volume.nodes:  # made again already: what is stored is that one's to replace
+            if volume.needed_by_another(node, file_id):  # made again already: what is stored is that one's to replace
                 return
             volume.disturb(file_id)
             try:

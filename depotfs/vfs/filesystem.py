@@ -289,11 +289,12 @@ class DepotFilesystem:
     async def read(self, fh: int, offset: int, size: int) -> bytes | memoryview:
         """Bytes, fewer than `size` only at the end; to be used before the next await. Stale if the version is gone."""
         node = self._handles.file(fh).node
+        reading = node.reading
+        if reading is None and node.dirty is None:
+            reading = await self._writing.open_reading(node)
         if node.dirty is not None:
             return node.dirty.file.pread(min(size, max(0, node.dirty.file.size - offset)), offset)
-        reading = node.reading
-        if reading is None:
-            reading = await self._writing.open_reading(node)
+        assert reading is not None
         if not offset:
             self._ahead[node.volume.name].read(node)
         return await reading.read(offset, size)

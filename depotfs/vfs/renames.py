@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import suppress
 
 from depotfs.errors import AlreadyStored, DepotError, FileNotStored, InvalidName, VersionChanged
 from depotfs.types import ABSENT, FileId
@@ -72,7 +71,7 @@ class Renames:
     # --- to a scratch name -----------------------------------------------------------------------------------------
 
     async def _to_scratch(self, source: FileNode, raw: bytes, name: Name, target: FileNode | None) -> None:
-        if source.dirty is not None and source.dirty.base is not None and source.scratch is None:
+        if source.dirty is not None and source.dirty.base is not None:
             await self._commits.commit(source)
         if target is not None:
             await self._removals.unlink(target)
@@ -92,9 +91,13 @@ class Renames:
             volume.hidden[source.file_id] = source
             return
         source.move_to(name.ids[0])
+        written = source.handles and not self._commits.pending.is_scheduled(source)
         self._commits.pending.cancel(source)
         source.groups = frozenset()
-        if source.dirty is not None and source.handles:
+        hidden = volume.hidden.get(source.file_id)
+        if source.dirty is not None and hidden is not None:
+            source.dirty.base = hidden.base
+        if source.dirty is not None and written:
             self._commits.retarget(source, name.text)
         elif source.dirty is not None:
             self._commits.defer(source, name.text)
@@ -177,9 +180,11 @@ class Renames:
         except (DepotError, OSError) as error:
             if destination.base is not None or dirty is not None:
                 return error
-            volume.know(source, own)
-            with suppress(DepotError, OSError):  # then there are two
+            try:
                 await volume.remote.remove(destination.file_id)
+            except (DepotError, OSError):
+                return error  # then there are two
+            volume.know(source, own)
             raise
         finally:
             volume.disturb(own.file_id, destination.file_id)

@@ -19,14 +19,17 @@ async def find(volume: Volume, raw: bytes) -> FileNode | None:
     Raises: NameTooLong, NameNotUnicode, StorageUnavailable …
     """
     name = volume.rules.parse(raw)
-    known = _known(volume, raw, name)
-    if known is not None:
-        return known
-    wanted = [file_id for file_id in name.ids if file_id not in volume.hidden]
-    if volume.is_known_absent(wanted):
-        return volume.scratch.get(raw)  # cp looks twice before it creates
-    with volume.question() as question:
-        answers = await _ask_all(volume, wanted)
+    while True:
+        known = _known(volume, raw, name)
+        if known is not None:
+            return known
+        wanted = [file_id for file_id in name.ids if file_id not in volume.hidden]
+        if volume.is_known_absent(wanted):
+            return volume.scratch.get(raw)  # cp looks twice before it creates
+        with volume.question() as question:
+            answers = await _ask_all(volume, wanted)
+        if question.disturbed.isdisjoint(wanted):
+            break  # else one answer may have been overtaken while the other one was waited for
     for file_id, stat in zip(wanted, answers, strict=True):
         node = volume.nodes.get(file_id)
         if node is not None and (node.dirty is not None or node.lock.locked()):
@@ -36,7 +39,7 @@ async def find(volume: Volume, raw: bytes) -> FileNode | None:
         if stat is None and node is not None:
             volume.end(node, Life.OVERTAKEN)
     if raw not in volume.scratch:
-        volume.note_absent(file_id for file_id in wanted if file_id not in question.disturbed)
+        volume.note_absent(wanted)
     return volume.scratch.get(raw)
 
 

@@ -91,19 +91,20 @@ class Volume:
         if self.remote.inline:
             return await self.remote.find(file_id)  # answered at once: nothing can overtake it
         while True:
-            request = self._stats.get(file_id)
-            if request is None:
-                request = self._stats[file_id] = StatRequest()
-                try:
-                    with self.question() as question:
+            with self.question() as question:
+                request = self._stats.get(file_id)
+                if request is None:
+                    request = self._stats[file_id] = StatRequest()
+                    try:
                         request.answer = await (request_of or self.remote.find)(file_id)
-                    request.valid = file_id not in question.disturbed
-                finally:
-                    del self._stats[file_id]
-                    request.done.set()
-            else:
-                await request.done.wait()
-            if request.valid:
+                        request.valid = file_id not in question.disturbed
+                    finally:
+                        del self._stats[file_id]
+                        request.done.set()
+                else:
+                    await request.done.wait()
+            # Who only waited hears of the answer later than who asked.
+            if request.valid and file_id not in question.disturbed:
                 return request.answer
 
     def names_changed(self) -> None:
@@ -220,7 +221,8 @@ class Volume:
 
         A file that was renamed to a scratch name, or one that was made under its id since and will replace it.
         """
-        others = (self.nodes.get(file_id), self.hidden.get(file_id))
+        made = (other for other in self.scratch.values() if other.file_id == file_id)
+        others = (self.nodes.get(file_id), self.hidden.get(file_id), *made)
         return any(other is not None and other is not node for other in others)
 
     @contextmanager

@@ -9,7 +9,7 @@ from typing import Final
 import trio
 
 from depotfs.cache import BlockCache
-from depotfs.errors import Stale
+from depotfs.errors import FileNotStored, Stale, VersionChanged
 from depotfs.spool import Spool, SpoolFile, State, Target
 from depotfs.types import ABSENT, OCTET_STREAM, UNNAMED, FileStat
 from depotfs.vfs.dirty import Dirty
@@ -58,12 +58,19 @@ class Writing:
             if not self._staging:
                 self._staged = trio.Event()
 
-    async def open_reading(self, node: FileNode) -> Reading:
-        """The node's content of `node.stat` is open. Raises VersionChanged, FileNotStored: it is gone."""
-        while node.reading is None:
-            assert node.stat is not None
+    async def open_reading(self, node: FileNode) -> Reading | None:
+        """The node's content of `node.stat` is open; None: it came into the spool meanwhile.
+
+        Raises: VersionChanged, FileNotStored: it is gone.
+        """
+        while node.reading is None and node.stat is not None:
             stat, remote = node.stat, node.volume.remote
-            reader = await remote.open_content(stat)
+            try:
+                reader = await remote.open_content(stat)
+            except (FileNotStored, VersionChanged):
+                if node.stat is stat:
+                    raise
+                continue
             if node.reading is not None or node.stat is not stat:
                 reader.close()
                 continue
@@ -114,6 +121,7 @@ class Writing:
         if node.dirty is not None or node.stat is None or not node.handles:
             return
         reading = await self.open_reading(node)
+        assert reading is not None
         if reading.fd is None and not node.volume.remote.inline:
             (await self.take(node)).file.discard()
 
@@ -172,6 +180,7 @@ class Writing:
     async def _fill(self, file: SpoolFile, node: FileNode, size: int) -> None:
         """The first `size` bytes of the node are in the file."""
         reading = await self.open_reading(node)
+        assert reading is not None
         if reading.fd is not None:
             file.truncate(size)
             await trio.to_thread.run_sync(_copy, reading.fd, file.fd, size)

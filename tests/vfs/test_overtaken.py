@@ -1,0 +1,78 @@
+"""Answers of the storage that this mount's own changes overtake."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import trio
+
+from depotfs.errors import StorageUnavailable
+from depotfs.types import FileId, FileStat
+from depotfs.vfs.names import derive
+from depotfs.vfs.options import VolumeOptions
+from tests.vfs.harness import FarMemory, mounted
+from tests.vfs.test_failures import Faulty
+from tests.vfs.test_scratch import rename, stored
+
+ASKED = VolumeOptions(attr_timeout=0)
+
+
+class SlowSecondForm(FarMemory):
+    """It tells late what it has under the second form of a plain name's id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.answered = threading.Event(), threading.Event()
+
+    def stat(self, file_id: FileId) -> FileStat:
+        if file_id == derive("a.txt", self.id_form)[1]:
+            self.asked.set()
+            self.answered.wait(10)
+        return super().stat(file_id)
+
+
+def test_a_lookup_believes_no_answer_from_before_a_commit(tmp_path: Path) -> None:
+    storage = SlowSecondForm()
+    storage.answered.set()
+    stored("a.txt", storage=storage)
+
+    async def main() -> None:
+        async with mounted(storage, tmp_path, ASKED) as tree:
+            writer = await tree.open("a.txt", os.O_RDWR)
+            storage.asked.clear()
+            storage.answered.clear()
+            async with trio.open_nursery() as nursery:
+
+                async def look() -> None:
+                    assert (await tree.lookup("a.txt")).size == 100
+
+                nursery.start_soon(look)
+                await trio.to_thread.run_sync(storage.asked.wait)
+                await tree.volume.ask(derive("a.txt", storage.id_form)[0])
+                await tree.fs.write(writer, 0, bytes(100))
+                await tree.fs.flush(writer)
+                storage.answered.set()
+            assert (await tree.fs.getattr(tree.fs._handles.file(writer).node.node_id)).size == 100
+            await tree.close(writer)
+
+    trio.run(main)
+
+
+def test_a_rename_that_cannot_be_undone_is_shown_as_done(tmp_path: Path) -> None:
+    storage = Faulty()
+    stored("a.txt", storage=storage)
+
+    async def main() -> None:
+        async with mounted(storage, tmp_path, ASKED) as tree:
+            beside = await tree.create("b.txt")
+            storage.failures["remove"] = [StorageUnavailable("away"), StorageUnavailable("still")]
+            with pytest.raises(StorageUnavailable):
+                await rename(tree, "a.txt", "b.txt")
+            await tree.close(beside)
+            assert await tree.read_file("a.txt") == await tree.read_file("b.txt") == b"old a.txt"
+        assert not tree.spool.statistics().current_files
+
+    trio.run(main)
