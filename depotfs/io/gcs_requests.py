@@ -47,6 +47,8 @@ _CONNECT_SECONDS = 10.0
 _FIRST_DELAY = 0.25
 _LONGEST_WAIT = 30.0
 """Seconds: a server that asks to be left alone for longer is reported as unavailable at once."""
+_SILENCES = 2
+"""Times that a server may let a request's time run out, if it answers no other request of ours meanwhile."""
 _SLOWEST = 64 << 10
 """Bytes per second below which a transfer counts as stalled, beside the time that one answer may take."""
 _CONNECTIONS = 64
@@ -133,6 +135,7 @@ class GcsRequests:
         self._client: Any = None
         self._session: Any = None
         self._pid = 0
+        self._heard = time.monotonic()  # when an answer last began to come
 
     # --- the library's client --------------------------------------------------------------------------------
 
@@ -270,7 +273,7 @@ class GcsRequests:
     def _exchange(self, method: str, url: str, params: Any, headers: Mapping[str, str], data: Any) -> Any:
         target = url if "://" in url else self.endpoint + url
         timeout = (min(_CONNECT_SECONDS, self._timeout), self._timeout)
-        return self._connected().request(
+        response = self._connected().request(
             method,
             target,
             params=params,
@@ -280,6 +283,8 @@ class GcsRequests:
             stream=True,
             allow_redirects=False,
         )
+        self._heard = time.monotonic()
+        return response
 
     def _received(self, response: Any, *, decode: bool, size: int) -> Iterator[bytes]:
         """The body in pieces, as they come; bounded in time."""
@@ -303,10 +308,15 @@ class GcsRequests:
                 raise
             except _TRANSPORT_ERRORS as error:
                 failure = StorageUnavailable(f"{what}: {self.endpoint} did not answer: {_reason(error, self._timeout)}")
+                if _ran_out_of_time(error) and failures + 1 >= _SILENCES and self._silent():
+                    raise failure from error
             if not isinstance(failure, StorageUnavailable):
                 raise failure
             failures += 1
             self.pause(failures, failure, attempts)
+
+    def _silent(self) -> bool:
+        return time.monotonic() - self._heard >= _SILENCES * self._timeout
 
     def pause(self, failures: int, failure: StorageUnavailable, attempts: int | None = None) -> None:
         """It is time to try again after that many failures; raises the failure where that is not worth while."""
@@ -470,14 +480,21 @@ def _delay(attempt: int, retry_after: float | None) -> float | None:
 
 def _reason(error: BaseException, timeout: float) -> str:
     """Why there was no answer; without the URL, which may be one that lets its reader write."""
-    causes: list[BaseException] = [error]
+    named = [cause.strerror for cause in _causes(error) if isinstance(cause, OSError) and cause.strerror]
+    if named:
+        return named[0]
+    return f"nothing came for {timeout:g} s" if _ran_out_of_time(error) else type(error).__name__.lstrip("_")
+
+
+def _ran_out_of_time(error: BaseException) -> bool:
+    slow = requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError
+    return any(isinstance(cause, slow) for cause in _causes(error))
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and all that led to it."""
+    causes = [error]
     for cause in causes:
         inner = [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
         causes += [i for i in inner if isinstance(i, BaseException) and i not in causes]
-    named = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
-    if named:
-        return named[0]
-    slow = requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError
-    if any(isinstance(cause, slow) for cause in causes):
-        return f"nothing came for {timeout:g} s"
-    return type(error).__name__.lstrip("_")
+    return causes

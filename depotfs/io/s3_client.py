@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+import time
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -19,6 +19,9 @@ _CONNECTIONS: Final = 80
 _LONGEST_RETRY_AFTER: Final = 20.0
 """Seconds that a call waits because the server asks for it; a caller with more patience is told the rest."""
 _READ_BEFORE_REFUSAL: Final = 256 << 10
+_SILENCES: Final = 2
+_LONG_WORK: Final = ("CompleteMultipartUpload", "CopyObject", "UploadPartCopy")
+"""Operations of which a server may say nothing while it works."""
 LISTING: Final = "DepotfsListing"
 """Key of the parsed XML tree in the answer to a listing."""
 
@@ -111,7 +114,7 @@ def _make(settings: S3Settings) -> Any:
     client = session.client("s3", region_name=region, endpoint_url=settings.endpoint_url or None, config=config)
     client.meta.events.register("before-parse.s3.ListObjectsV2", _parse_listing)
     client.meta.events.register_last("before-call.s3", _send_at_once)
-    client.meta.events.register_first("needs-retry.s3", _retry_when_told(settings.attempts))
+    client.meta.events.register_first("needs-retry.s3", _Patience(settings.attempts, settings.timeout).delay)
     return client
 
 
@@ -134,16 +137,46 @@ def _send_at_once(params: dict[str, Any], **_: Any) -> None:
         headers.pop("Expect", None)
 
 
-def _retry_when_told(limit: int) -> Callable[..., float | None]:
-    """botocore's own retries know neither Retry-After nor a bare 429."""
+class _Patience:
+    """What botocore's own retries do not know: Retry-After, a bare 429, and servers that are silent.
 
-    def delay(response: Any = None, attempts: int = 1, **_: Any) -> float | None:
-        if response is None or attempts >= limit:
+    A server is silent that lets a request's time run out twice and answers no other request of this client
+    meanwhile; it is asked no more. A slow line, which brings some answers and makes others late, gets all attempts.
+    """
+
+    def __init__(self, attempts: int, timeout: float) -> None:
+        self._attempts = attempts
+        self._timeout = timeout
+        self._heard = time.monotonic()
+
+    def delay(
+        self,
+        response: Any = None,
+        attempts: int = 1,
+        caught_exception: BaseException | None = None,
+        operation: Any = None,
+        **_: Any,
+    ) -> float | None:
+        """A handler of "needs-retry": seconds until the next attempt, None to let botocore decide."""
+        if response is None:
+            if caught_exception and attempts >= _SILENCES and self._silent(caught_exception, operation.name):
+                raise caught_exception
+            return None
+        self._heard = time.monotonic()
+        if attempts >= self._attempts:
             return None
         told = retry_after(response[0])
         return 0.1 * 2**attempts if told is None and response[0].status_code == 429 else told
 
-    return delay
+    def _silent(self, error: BaseException, operation: str) -> bool:
+        heard_meanwhile = time.monotonic() - self._heard < _SILENCES * self._timeout
+        return _ran_out_of_time(error) and not heard_meanwhile and operation not in _LONG_WORK
+
+
+def _ran_out_of_time(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, TimeoutError):
+        error = error.__context__
+    return error is not None
 
 
 def retry_after(answer: Any) -> float | None:

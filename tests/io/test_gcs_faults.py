@@ -181,6 +181,14 @@ def test_server_that_keeps_us_waiting(gcs_fake: FakeGcsServer, waits: Waits, fau
     assert content_of(patient, FILE) == b"x"
 
 
+def test_a_silent_server_is_given_up_early(gcs_fake: FakeGcsServer, waits: Waits) -> None:
+    storage = GCSStorage(**gcs_fake.storage_options(gcs_fake.new_bucket()), timeout=0.5, attempts=9)
+    storage._requests._sleep = waits
+    with gcs_fake.faults({"stall": 3.0, "times": 99}), pytest.raises(StorageUnavailable):
+        put(storage, b"x", FILE)
+    assert len(waits.seconds) == 1
+
+
 # --- lost answers -----------------------------------------------------------------------------------------------
 
 

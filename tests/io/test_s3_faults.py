@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from depotfs.errors import (
 )
 from depotfs.io.boto3 import S3Storage
 from depotfs.io.content import BytesContent, StreamContent
+from depotfs.io.s3_client import _Patience
 from depotfs.types import ABSENT, FileId, FileMetadata
 from tests.io.contract_sources import METADATA, OneWay, content_of, noise, put
 from tests.servers.faults import FaultProxy
@@ -190,6 +192,31 @@ def test_refused_connections(storage: S3Storage, proxy: FaultProxy) -> None:
     proxy.refused = 2
     assert storage.get(storage.create(b"content")).read() == b"content"
     assert proxy.refused == 0
+
+
+def test_a_silent_server_is_given_up_early(minio: S3Server, proxy: FaultProxy) -> None:
+    storage = _storage(minio, minio.new_bucket(), endpoint_url=proxy.endpoint, timeout=0.5, attempts=9)
+    storage.create(b"content")
+    for size in (1, 17_000_000):
+        proxy.requests.clear()
+        proxy.stalled.set()
+        with pytest.raises(StorageUnavailable):
+            storage.create(noise(size))
+        assert len(proxy.requests) == 2
+        proxy.stalled.clear()
+
+
+def test_a_server_that_answers_others_is_not_silent() -> None:
+    patience, late = _Patience(attempts=9, timeout=10.0), TimeoutError()
+    put = SimpleNamespace(name="PutObject")
+    assert patience.delay(attempts=5, caught_exception=late, operation=put) is None
+    patience._heard -= 20
+    assert patience.delay(attempts=1, caught_exception=late, operation=put) is None
+    assert patience.delay(attempts=5, caught_exception=ConnectionResetError(), operation=put) is None
+    long = SimpleNamespace(name="CopyObject")
+    assert patience.delay(attempts=5, caught_exception=late, operation=long) is None
+    with pytest.raises(TimeoutError):
+        patience.delay(attempts=2, caught_exception=late, operation=put)
 
 
 def test_stalled_server(minio: S3Server, proxy: FaultProxy) -> None:
