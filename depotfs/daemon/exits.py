@@ -9,7 +9,7 @@ class Exit(enum.IntEnum):
     """Exit codes of every command; one cause each."""
 
     OK = 0, "done; of `umount`: everything is stored"
-    UNEXPECTED = 1, "something unforeseen; the log has a traceback"
+    UNEXPECTED = 1, "a storage failed, as the message says, or something unforeseen, and the log has a traceback"
     USAGE = 2, "wrong arguments, or a configuration with errors"
     MOUNTPOINT_MISSING = 10, "the mountpoint does not exist"
     NOT_A_DIRECTORY = 11, "the mountpoint is not a directory"

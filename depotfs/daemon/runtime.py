@@ -123,7 +123,7 @@ def _own_directory(path: Path) -> Path:
 
 
 def state_directory() -> Path:
-    """Where what must not be lost is kept: `$STATE_DIRECTORY`, `/var/lib/depotfs` of root, else the user's own."""
+    """Where what must not be lost is kept: as the environment says, else `/var/lib/depotfs` of root, the user's own."""
     if given := os.environ.get("STATE_DIRECTORY"):
         return Path(given.partition(":")[0])
     if given := os.environ.get("XDG_STATE_HOME"):
