@@ -155,7 +155,8 @@ class SpoolFile:
         """Promised: these bytes go to `target`, even if the daemon dies now; if `durable`, the machine.
 
         The file is on the disk before the record is. A crash before the record leaves an open file, which
-        is kept but not landed; nobody was told otherwise.
+        is kept but not landed; nobody was told otherwise. What the last record says already is not said again:
+        on a full disk that would keep from their storage the very bytes that would make room.
 
         Raises:
             SpoolFull: no room for the record; the state is as before.
@@ -164,6 +165,8 @@ class SpoolFile:
         self._expect_alive()
         if durable:
             self._flush()
+        elif self.state is State.SEALED and target == self.target:
+            return
         # Bytes that were flushed for an earlier seal, and not changed since, still are.
         flushed = durable or (self._durable and self.state is not State.OPEN)
         self._record("seal", State.SEALED, target, durable=flushed, flush=durable)

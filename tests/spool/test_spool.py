@@ -264,7 +264,8 @@ def test_a_full_disk_refuses_and_loses_nothing(running: Running) -> None:
     file = running.spool.new_file(PHOTO)
     file.pwrite(b"abc", 0)
     file.seal(PHOTO, durable=False)
-    other, unwanted = running.spool.new_file(PHOTO), running.spool.new_file(PHOTO)
+    sealed, other, unwanted = (running.spool.new_file(PHOTO) for _ in range(3))
+    sealed.seal(PHOTO, durable=False)
     other.pwrite(b"x", 0)
     unwanted.pwrite(b"x", 0)
     with largest_file((running.directory / "journal").stat().st_size + 10):
@@ -273,6 +274,9 @@ def test_a_full_disk_refuses_and_loses_nothing(running: Running) -> None:
         assert other.state is State.OPEN
         with pytest.raises(SpoolFull):
             running.spool.new_file(PHOTO)
+        # What is sealed can be stored all the same: that makes room.
+        sealed.seal(PHOTO, durable=False)
+        sealed.committed()
         # The seal cannot be taken back, so nothing may be written.
         with pytest.raises(SpoolFull):
             file.pwrite(b"xyz", 0)
