@@ -30,12 +30,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Copies, names each file that could not be copied, prints the sums. CommandFailed, DepotError."""
     settings = config.load(config.find_config(arguments.config))
     source, target = _storage(settings, arguments.source), _storage(settings, arguments.target)
+    progress = _show if sys.stderr.isatty() else None
     try:
-        progress = _show if sys.stderr.isatty() else None
         report = backup(source, target, workers=arguments.workers, delete=arguments.delete, progress=progress)
     finally:
         source.close()
         target.close()
+        if progress:
+            print(file=sys.stderr)
     for failure in report.failures:
         print(f"depotfs: {failure.file_id}: {failure.error}", file=sys.stderr)
     print(

@@ -1,7 +1,11 @@
 """`depotfs backup` between storages of a configuration."""
 
+import sys
 from pathlib import Path
 
+import pytest
+
+from depotfs.cli import main
 from depotfs.daemon.exits import Exit
 from depotfs.io.local import LocalFileStorage
 from tests.cli.conftest import Command
@@ -36,6 +40,16 @@ def test_a_file_that_cannot_be_copied_is_named(command: Command) -> None:
     assert ended.returncode == Exit.BACKUP_INCOMPLETE
     assert file_id in ended.stderr
     assert "1 failed" in ended.stdout
+
+
+def test_on_a_terminal_progress_has_a_line_of_its_own(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, _ = configure(command)
+    one.create(b"content")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["backup", "--config", str(command.directory / "depotfs.yaml"), "one", "two"]) == Exit.OK
+    assert capsys.readouterr().err == "\r1 copied, 0 unchanged\n"
 
 
 def test_an_unknown_storage_is_told_with_those_there_are(command: Command) -> None:
