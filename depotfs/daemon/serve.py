@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 def serve(settings: Settings, mountpoint: str, *, ready: Callable[[], None]) -> int:
-    """Serves until unmounted, or until SIGTERM or SIGINT; then everything is stored before it returns.
+    """Serves until unmounted, or until SIGTERM, SIGINT or SIGHUP; then everything is stored before it returns.
 
     A second signal ends it at once; what is not stored stays in the spool for the next mount.
 
@@ -81,7 +81,7 @@ class Daemon:
         with self._open_spool():
             self._catalog.open()
             try:
-                with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                with trio.open_signal_receiver(*_ending_signals()) as signals:
                     self._mount()
                     try:
                         await self._serve(signals)
@@ -132,14 +132,16 @@ class Daemon:
 
     async def _obey(self, signals: AsyncIterator[int]) -> None:
         """The first signal: everything is stored while the tree still answers, then it is unmounted. Second: now."""
-        count = 0
+        ending = False
         async with trio.open_nursery() as nursery:
             async for number in signals:
-                count += 1
-                _log.info("%s: %s", signal.Signals(number).name, "storing everything" if count == 1 else "ending now")
-                if count == 1:
+                name = signal.Signals(number).name
+                if not ending:
+                    ending = True
+                    _log.info("%s: storing everything", name)
                     nursery.start_soon(self._drain_and_end)
-                else:
+                elif number != signal.SIGHUP:  # which the kernel and the shell of a closed terminal both send
+                    _log.info("%s: ending now", name)
                     self._end_now()
 
     def _end_now(self) -> None:
@@ -170,6 +172,12 @@ class Daemon:
         runtime.write_outcome(self._mountpoint, Exit.BYTES_KEPT, lines)
         _log.warning("%d files could not be stored; the spool %s keeps them", kept, self._spool.directory)
         return Exit.BYTES_KEPT
+
+
+def _ending_signals() -> list[signal.Signals]:
+    """What ends the mount; a closed terminal does, unless nohup(1) had it ignored."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hangup]
 
 
 def _close(storage: FileStorage) -> None:
