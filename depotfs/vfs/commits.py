@@ -77,6 +77,7 @@ class Commits:
         dirty = node.dirty
         if dirty is None or not dirty.changed or node.life is not Life.LIVE:
             return
+        dirty.places.add(node.file_id)
         try:
             await self.store(node, dirty, Destination.own(node, dirty))
         except (AlreadyStored, VersionChanged) as error:
@@ -104,7 +105,21 @@ class Commits:
         finally:
             volume.disturb(destination.file_id)
         self._stored(node, dirty, stat)
+        await self._take_back(volume, dirty, stat.file_id)
         return stat
+
+    async def _take_back(self, volume: Volume, dirty: Dirty, stored: FileId) -> None:
+        """What landed, unheard, where the file was before it was renamed is gone; it stays if the storage fails now."""
+        for file_id in dirty.places - {stored}:
+            volume.disturb(file_id)
+            try:
+                found = await volume.remote.find(file_id)
+                if found is not None and found.commit in dirty.attempts:
+                    await volume.remote.remove(file_id, expect=found.version)
+            except (DepotError, OSError) as error:
+                _log.warning("%s/%s may be stored a second time as %s: %s", volume.name, stored, file_id, error)
+            finally:
+                volume.disturb(file_id)
 
     async def _put_or_find(self, node: FileNode, dirty: Dirty) -> FileStat:
         """The put, unless an earlier attempt landed without our hearing of it."""

@@ -11,7 +11,7 @@ from typing import Final
 from depotfs.errors import Stale
 from depotfs.io.interfaces import ContentReader
 from depotfs.spool import SpoolFile, State
-from depotfs.types import FileStat
+from depotfs.types import FileId, FileStat
 
 _LONGEST_DELAY: Final = 300
 """Seconds: a storage that is back has what was kept for it within minutes."""
@@ -27,6 +27,7 @@ class Dirty:
         changed: there is something to commit: bytes, a size, or the very existence of the file.
         written: bytes were written since the last commit (a close then commits, see the contract).
         attempts: ids of the commits that were tried and may have landed without our hearing of it.
+        places: ids that were the file's own when one was.
         failures: commits of these very bytes that failed for causes that can pass, in a row.
         frozen: the bytes are being read for a commit or flushed: who wants to change them waits for the node's lock.
         acknowledged: a close or fsync was answered on the word of `file`'s seal; it is not written to any more.
@@ -34,7 +35,8 @@ class Dirty:
     """
 
     __slots__ = (
-        "acknowledged", "attempts", "base", "changed", "failures", "file", "frozen", "modified", "promise", "written",
+        "acknowledged", "attempts", "base", "changed", "failures", "file", "frozen", "modified", "places", "promise",
+        "written",
     )  # fmt: skip
 
     def __init__(self, file: SpoolFile, base: FileStat | None, *, changed: bool) -> None:
@@ -44,6 +46,7 @@ class Dirty:
         self.changed = changed
         self.written = False
         self.attempts: set[str] = set()
+        self.places: set[FileId] = set()
         self.failures = 0
         self.frozen = False
         self.acknowledged = False

@@ -52,6 +52,7 @@ def _show(file: SpoolFile, volume: Volume, commits: Commits) -> None:
     node.dirty.acknowledged = True
     node.dirty.failures = 1  # it may have landed: that is looked for first
     node.dirty.attempts.add(target.commit)
+    node.dirty.places.add(target.file_id)
     commits.pending.schedule(node, 0 if scratch is None else volume.options.scratch_delay)
 
 

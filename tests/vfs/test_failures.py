@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +354,25 @@ def test_unlink_removes_what_a_failed_commit_may_have_stored(tmp_path: Path) -> 
         await tree.fs.unlink(tree.directory, b"a.txt", 0)
 
     assert not on_tree(check, tmp_path).files
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("existed", [False, True])
+def test_rename_after_a_commit_that_landed_unheard(tmp_path: Path, existed: bool, background: bool) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        if existed:
+            await tree.write_file("a.txt", b"old")
+            await tree.fs.drain()
+        storage.lost_replies = 1
+        with nullcontext() if background else pytest.raises(StorageUnavailable):
+            await tree.write_file("a.txt", b"landed")
+        if background:
+            await tree.fs.drain()
+        assert content(storage, "a.txt") == b"landed"
+        await rename(tree, "a.txt", "b.txt")
+
+    storage = on_tree(check, tmp_path, background=background)
+    assert (content(storage, "a.txt"), content(storage, "b.txt")) == (None, b"landed")
 
 
 @pytest.mark.parametrize("method", ["put", "copy"])
