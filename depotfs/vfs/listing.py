@@ -124,8 +124,12 @@ class Listing:
 
     async def _node_of(self, entry: FileEntry) -> FileNode | None:
         volume = self.volume
-        if entry.file_id in volume.hidden and entry.file_id not in volume.nodes:
-            return None
+        hidden = volume.hidden.get(entry.file_id)
+        if hidden is not None and entry.file_id not in volume.nodes:
+            if volume.agrees(hidden, entry):
+                return None
+            stat = await volume.ask(entry.file_id)
+            return None if volume.hides(entry.file_id, stat) or stat is None else volume.adopt(stat)
         if any(node.file_id == entry.file_id for node in volume.scratch.values()):
             return None  # just being committed: it is listed by its scratch name
         if entry.file_id not in self._question.disturbed:

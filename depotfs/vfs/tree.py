@@ -23,7 +23,7 @@ async def find(volume: Volume, raw: bytes) -> FileNode | None:
         known = _known(volume, raw, name)
         if known is not None:
             return known
-        wanted = [file_id for file_id in name.ids if file_id not in volume.hidden]
+        wanted = [file_id for file_id in name.ids if not volume.is_known_hidden(file_id)]
         if volume.is_known_absent(wanted):
             return volume.scratch.get(raw)  # cp looks twice before it creates
         with volume.question() as question:
@@ -34,12 +34,14 @@ async def find(volume: Volume, raw: bytes) -> FileNode | None:
         node = volume.nodes.get(file_id)
         if node is not None and (node.dirty is not None or node.lock.locked()):
             return node
-        if stat is not None and file_id not in volume.hidden:
+        if volume.hides(file_id, stat):
+            continue
+        if stat is not None:
             return volume.adopt(stat)
-        if stat is None and node is not None:
+        if node is not None:
             volume.end(node, Life.OVERTAKEN)
     if raw not in volume.scratch:
-        volume.note_absent(wanted)
+        volume.note_absent(file_id for file_id in wanted if file_id not in volume.hidden)
     return volume.scratch.get(raw)
 
 

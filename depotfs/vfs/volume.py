@@ -159,7 +159,7 @@ class Volume:
             return self.adopt(entry.stat, seen)
         if node is None:
             node = self.add(entry.file_id)
-        if self._agrees(node, entry):
+        if self.agrees(node, entry):
             node.fresh_until = seen + self.options.attr_timeout
         elif node.stat is None:
             node.entry = entry
@@ -216,6 +216,30 @@ class Volume:
             del self.nodes[node.file_id]
         self.table.drop(node)
 
+    def is_known_hidden(self, file_id: FileId) -> bool:
+        """Whether all that the storage has under that id is reached by a scratch name, within attr_timeout."""
+        node = self.hidden.get(file_id)
+        if node is None:
+            return False
+        return node.dirty is not None or node.lock.locked() or trio.current_time() < node.fresh_until
+
+    def hides(self, file_id: FileId, stat: FileStat | None) -> bool:
+        """Whether what the storage was just seen to have under that id is reached by a scratch name.
+
+        A file that was reached so, and is not what the storage has any more, is over.
+        """
+        node = self.hidden.get(file_id)
+        if node is None:
+            return False
+        if node.dirty is not None or node.lock.locked():
+            return True
+        if stat is not None and self._same_content(node, stat):
+            self.know(node, stat)
+            return True
+        self.end(node, Life.OVERTAKEN)
+        self.settle(node)
+        return False
+
     def needed_by_another(self, node: FileNode, file_id: FileId) -> bool:
         """Whether what the storage has under that id is also another file's.
 
@@ -252,7 +276,8 @@ class Volume:
         return True
 
     @staticmethod
-    def _agrees(node: FileNode, entry: FileEntry) -> bool:
+    def agrees(node: FileNode, entry: FileEntry) -> bool:
+        """Whether a listing tells of just what is known of the node."""
         return node.stat is not None and entry.revision is not None and node.stat.revision == entry.revision
 
 

@@ -7,13 +7,15 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
+from depotfs.errors import FileNotStored
 from depotfs.io.content import BytesContent
 from depotfs.types import FileMetadata
 from depotfs.vfs.names import derive
 from depotfs.vfs.options import VolumeOptions
-from tests.vfs.harness import FarMemory, Tree, mounted
+from tests.vfs.harness import FarMemory, PlainListing, Tree, mounted
 
 
 async def rename(tree: Tree, old: str, new: str) -> None:
@@ -104,6 +106,32 @@ def test_a_closed_scratch_file_is_stored_though_a_reader_sees_it_renamed(tmp_pat
 
     trio.run(main)
     assert contents(storage) == {".b": b"closed"}
+
+
+@pytest.mark.parametrize("kind", [FarMemory, PlainListing])
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_backup_hides_nothing_that_somebody_else_stored(tmp_path: Path, kind: type[FarMemory], deleted: bool) -> None:
+    storage = stored("a.txt", storage=kind())
+    file_id = derive("a.txt", storage.id_form)[0]
+
+    async def main() -> None:
+        async with mounted(storage, tmp_path, VolumeOptions(attr_timeout=0)) as tree:
+            await rename(tree, "a.txt", "a.txt~")
+            with pytest.raises(FileNotStored):
+                await tree.lookup("a.txt")
+            assert await tree.list() == ["a.txt~"]
+            storage.remove(file_id)
+            if not deleted:
+                storage.put(BytesContent(b"theirs"), FileMetadata("a.txt", "text/plain", 5), file_id=file_id)
+                assert await tree.list() == [file_id]
+                assert await tree.read_file("a.txt") == b"theirs"
+            else:
+                with pytest.raises(FileNotStored):
+                    await tree.lookup("a.txt")
+            with pytest.raises(FileNotStored):
+                await tree.lookup("a.txt~")
+
+    trio.run(main)
 
 
 class SlowToOpen(FarMemory):
