@@ -95,15 +95,15 @@ class Commits:
         """
         volume = node.volume
         self.pending.cancel(node)
-        await self.keep_hidden(node, destination.file_id)
-        dirty.file.seal(self._target(node, dirty, destination), durable=False)
-        dirty.written = False
-        volume.disturb(destination.file_id)
-        try:
-            with dirty.freeze():
-                stat = await self._put_or_find(node, dirty)
-        finally:
+        with dirty.freeze():
+            await self.keep_hidden(node, destination.file_id)
+            dirty.file.seal(self._target(node, dirty, destination), durable=False)
+            dirty.written = False
             volume.disturb(destination.file_id)
+            try:
+                stat = await self._put_or_find(node, dirty)
+            finally:
+                volume.disturb(destination.file_id)
         self._stored(node, dirty, stat)
         await self._take_back(volume, dirty, stat.file_id)
         return stat

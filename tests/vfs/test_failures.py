@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from depotfs.errors import (
     AccessDenied,
@@ -282,6 +283,33 @@ def test_a_commit_that_waited_stores_nothing_half_written(tmp_path: Path) -> Non
         await tree.close(fh)
 
     assert content(on_tree(check, tmp_path, background=True, storage=storage), last) == b"half"
+
+
+def test_nothing_is_written_into_a_commit_that_waits_for_the_backup_of_its_file(tmp_path: Path) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        await tree.write_file("a.txt", b"old")
+        await rename(tree, "a.txt", "a.txt~")
+        storage.failures["open_content"] = [OSError(5, "away")]
+        pread, gate = tree.volume.remote.pread, trio.Event()
+
+        async def slow(*args: Any) -> bytes:
+            await gate.wait()
+            return await pread(*args)
+
+        tree.volume.remote.pread = slow  # type: ignore[method-assign,assignment]
+        with pytest.raises(OSError, match="away"):
+            await tree.write_file("a.txt", b"whole")
+        fh = await tree.open("a.txt", os.O_WRONLY)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tree.fs.drain)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(tree.fs.write, fh, 0, b"W")
+            await trio.testing.wait_all_tasks_blocked()
+            gate.set()
+        assert content(storage, "a.txt") == b"whole"
+        await tree.close(fh)
+
+    assert content(on_tree(check, tmp_path), "a.txt") == b"Whole"
 
 
 class Crash(Exception):
