@@ -97,8 +97,8 @@ class Operations(pyfuse3.Operations):
         return _attributes(await self._fs.setattr(inode, size=size, mtime_ns=mtime_ns, fh=fh))
 
     @_answer
-    async def open(self, inode: int, flags: int, ctx: object) -> FileInfo:
-        return _opened(await self._fs.open(inode, flags), flags)
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        return _opened(await self._fs.open(inode, flags, ctx.pid), flags)
 
     @_answer
     async def create(

@@ -43,6 +43,7 @@ from depotfs.vfs.nodes import ROOT, DirectoryNode, FileNode, Life, NodeTable, st
 from depotfs.vfs.options import VolumeOptions
 from depotfs.vfs.removals import Removals
 from depotfs.vfs.renames import Renames
+from depotfs.vfs.reopening import Reopening
 from depotfs.vfs.volume import Volume
 from depotfs.vfs.writing import Writing
 
@@ -90,6 +91,7 @@ class DepotFilesystem:
         self._options = options
         self._mounted_ns = time.time_ns()
         self._handles = HandleTable()
+        self._reopening = Reopening(self._prepare_open)
         self._writing = Writing(spool, cache)
         self.commits = Commits(spool, self._writing)
         self._changes = Changes(self._writing, self.commits)
@@ -113,6 +115,7 @@ class DepotFilesystem:
                 self._ahead[volume.name] = Ahead(volume, self._cache, self._catalog, nursery)
             nursery.start_soon(self.commits.pending.run)
             nursery.start_soon(self._writing.tidy)
+            nursery.start_soon(self._reopening.run)
             task_status.started()
 
     @staticmethod
@@ -175,6 +178,8 @@ class DepotFilesystem:
             return self._attr(child)
         directory, volume = self._volume(parent)
         node = await tree.find(volume, name)
+        while node is not None and self._reopening.is_refused(pid) and not await self._reopening.keep(node, pid):
+            node = await tree.find(volume, name)
         if node is None:
             raise FileNotStored(f"{volume.name}/{name!r} does not exist")
         return self._entered(directory, name, node, pid)
@@ -224,18 +229,24 @@ class DepotFilesystem:
 
     # --- files -------------------------------------------------------------------------------------------------------
 
-    async def open(self, node_id: int, flags: int) -> HandleId:
-        """Raises Stale where the node is not what its name leads to: the kernel then looks the name up again."""
+    async def open(self, node_id: int, flags: int, pid: int = 0) -> HandleId:
+        """Raises Stale where the node is not what its name leads to: the kernel then looks the name up again, once."""
         node = self._file(node_id)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable and node.volume.options.read_only:
             raise ReadOnly(f"{node.volume.name} is mounted read-only")
         with node.volume.pinned(node):
-            await self._prepare_open(node, truncate=writable and bool(flags & os.O_TRUNC))
+            if writable or not self._reopening.has(node, pid):
+                try:
+                    await self._prepare_open(node, truncate=writable and bool(flags & os.O_TRUNC))
+                except Stale:
+                    self._reopening.refuse(pid)
+                    raise
+            self._reopening.done(pid)
             node.handles += 1
         return self._handles.add(FileHandle(node, changed=writable and bool(flags & os.O_TRUNC)))
 
-    async def _prepare_open(self, node: FileNode, *, truncate: bool) -> None:
+    async def _prepare_open(self, node: FileNode, *, truncate: bool = False) -> None:
         try:
             if not truncate:
                 await self._ahead[node.volume.name].load(node)
@@ -266,7 +277,7 @@ class DepotFilesystem:
         if flags & os.O_EXCL:
             volume.settle(node)
             raise AlreadyStored(f"{volume.name}/{parsed.text} exists")
-        return await self.open(node.node_id, flags), self._entered(directory, name, node, pid)
+        return await self.open(node.node_id, flags, pid), self._entered(directory, name, node, pid)
 
     def _make(self, volume: Volume, raw: bytes) -> FileNode:
         """A file that no storage has yet."""

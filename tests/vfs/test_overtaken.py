@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from depotfs.errors import StorageUnavailable
+from depotfs.errors import Stale, StorageUnavailable
+from depotfs.io.memory import MemoryFileStorage
 from depotfs.types import FileId, FileStat
 from depotfs.vfs.names import derive
 from depotfs.vfs.options import VolumeOptions
@@ -57,6 +58,31 @@ def test_a_lookup_believes_no_answer_from_before_a_commit(tmp_path: Path) -> Non
                 storage.answered.set()
             assert (await tree.fs.getattr(tree.fs._handles.file(writer).node.node_id)).size == 100
             await tree.close(writer)
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("kind", [FarMemory, MemoryFileStorage])
+def test_who_was_refused_opens_what_the_name_showed_next(tmp_path: Path, kind: type[MemoryFileStorage]) -> None:
+    """However often it is replaced meanwhile: Linux looks a name up only twice."""
+    storage = stored("a.txt", "b.txt", "c.txt", storage=kind())
+
+    async def main() -> None:
+        async with mounted(storage, tmp_path) as tree:
+            first = await tree.fs.lookup(tree.directory, b"a.txt", 7)
+            await rename(tree, "b.txt", "a.txt")
+            with pytest.raises(Stale):
+                await tree.fs.open(first.node_id, os.O_RDONLY, 7)
+            second = await tree.fs.lookup(tree.directory, b"a.txt", 7)
+            await rename(tree, "c.txt", "a.txt")
+            with pytest.raises(Stale):
+                await tree.fs.open(second.node_id, os.O_RDONLY, 8)
+            fh = await tree.fs.open(second.node_id, os.O_RDONLY, 7)
+            assert await tree.read_all(fh) == b"old b.txt"
+            assert await tree.read_file("a.txt") == b"old c.txt"
+            with pytest.raises(Stale):
+                await tree.fs.open(second.node_id, os.O_RDONLY, 7)
+            await tree.close(fh)
 
     trio.run(main)
 

@@ -12,6 +12,7 @@ import trio
 
 from depotfs.errors import FileNotStored
 from depotfs.io.content import BytesContent
+from depotfs.io.memory import MemoryFileStorage
 from depotfs.types import FileMetadata
 from depotfs.vfs.names import derive
 from depotfs.vfs.options import VolumeOptions
@@ -22,12 +23,12 @@ async def rename(tree: Tree, old: str, new: str) -> None:
     await tree.fs.rename(tree.directory, old.encode(), tree.directory, new.encode(), replace=True, pid=0)
 
 
-def contents(storage: FarMemory) -> dict[str, bytes]:
+def contents(storage: MemoryFileStorage) -> dict[str, bytes]:
     """By filename."""
     return {record["metadata"]["filename"]: record["data"] for record in storage.files.values()}
 
 
-def stored(*names: str, storage: FarMemory | None = None) -> FarMemory:
+def stored(*names: str, storage: MemoryFileStorage | None = None) -> MemoryFileStorage:
     storage = storage or FarMemory()
     for name in names:
         file_id = derive(name, storage.id_form)[0]
