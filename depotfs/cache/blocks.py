@@ -95,8 +95,8 @@ class BlockCache:
         return self._store.find(key, 0) is not None
 
     def insert(self, key: Hashable, content: bytes) -> None:
-        """That whole content, fetched elsewhere, is here, if there is room beside what is ahead of readers."""
-        if self.holds(key) or not self._store.has_room_ahead(len(content)):
+        """That whole content, fetched elsewhere, is here, if nothing of it was and there is room beside read-ahead."""
+        if self._store.runs(key) or not self._store.has_room_ahead(len(content)):
             return
         run = Request(Source(key, len(content), _never), 0, len(content), ahead=False).pending.popleft()
         self._store.begin(run)
@@ -165,6 +165,7 @@ class BlockCache:
         finally:
             for run in pending:
                 run.waiters -= 1
+                run.request.give_up()
 
     def _begin(self, source: Source, offset: int, end: int, *, ahead: bool) -> list[Run]:
         if self._nursery is None:

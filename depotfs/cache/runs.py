@@ -37,7 +37,7 @@ class Request:
 
     def give_up(self) -> None:
         """Ends the fetch if nobody wants any of what it still has to bring."""
-        if not any(run.stored or run.waiters for run in self.pending):
+        if self.pending and not any(run.stored or run.waiters for run in self.pending):
             self.scope.cancel()
 
 

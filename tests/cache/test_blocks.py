@@ -141,6 +141,33 @@ def test_pieces_are_read_while_the_rest_of_their_request_is_on_its_way() -> None
     run(test)
 
 
+def test_a_request_ends_with_the_last_piece_that_is_wanted() -> None:
+    """Somebody still waits for one when the reader that they were all fetched for is gone."""
+
+    async def test(nursery: trio.Nursery, storage: Storage) -> None:
+        cache, source = started(nursery), Source("k", 1 << 30, storage.fetch)
+        await read_through(cache, source, 0, 200 * MIB)
+        await trio.sleep(1)
+        storage.pause = 10.0
+        storage.requests.clear()
+        position = 200 * MIB
+        while not storage.requests:
+            await cache.read(source, position, MIB)
+            position += MIB
+        first, length = storage.requests[0]
+        assert length > 2 * PIECE
+        other = Source("k", 1 << 30, storage.fetch)
+        nursery.start_soon(cache.read, other, first + PIECE, KIB)
+        await trio.sleep(1)
+        cache.release(source)
+        await trio.sleep(1000 / 2)
+        assert first + PIECE in storage.brought
+        assert first + 2 * PIECE not in storage.brought
+        assert cache.statistics().current_fetches == 0
+
+    run(test)
+
+
 def test_a_request_that_breaks_leaves_the_pieces_that_it_brought() -> None:
     async def test(nursery: trio.Nursery, storage: Storage) -> None:
         cache, source = started(nursery), Source("k", 1 << 30, storage.fetch)

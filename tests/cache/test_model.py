@@ -19,6 +19,7 @@ STEPS = st.one_of(
     st.tuples(st.just("stream"), st.integers(0, 7), st.floats(0, 1), st.integers(1, 20)),
     st.tuples(st.just("forget"), st.integers(0, 7), st.just(0.0), st.just(0)),
     st.tuples(st.just("release"), st.integers(0, 7), st.just(0.0), st.just(0)),
+    st.tuples(st.just("insert"), st.integers(0, 7), st.just(0.0), st.just(0)),
     st.tuples(st.just("leave"), st.integers(0, 7), st.floats(0, 1), st.integers(1, MIB)),
 )
 
@@ -61,6 +62,8 @@ def test_against_the_content(steps: list[tuple[str, int, float, int]], capacity:
                         cache.forget(source.key)
                     elif kind == "release":
                         cache.release(source)
+                    elif kind == "insert":
+                        cache.insert(source.key, content(0, source.size))
                     else:
                         readers.start_soon(step, cache, source, kind, place, size)
                     await trio.sleep(chance.random() / 2)
