@@ -72,6 +72,7 @@ _BY_CODE: Final[dict[str, type[DepotError]]] = {
     "InvalidAccessKeyId": AccessDenied,
     "InvalidToken": AccessDenied,
     "ExpiredToken": AccessDenied,
+    "400": AccessDenied,  # to a HEAD, whose answer has no body that could tell one of these codes
 }
 """Codes that tell the cause better than the status, or come with none."""
 

@@ -70,6 +70,13 @@ def test_wrong_secret(minio: S3Server) -> None:
         assert "not-the-secret" not in str(caught.value)
 
 
+def test_expired_token(storage: S3Storage, proxy: FaultProxy) -> None:
+    for call in (lambda: storage.stat(FILE), lambda: storage.create(b"x"), storage.list, lambda: storage.delete(FILE)):
+        proxy.answers.append(_answer("400 Bad Request", "ExpiredToken"))
+        with pytest.raises(AccessDenied):
+            call()
+
+
 def test_missing_bucket(minio: S3Server) -> None:
     storage = S3Storage(minio.access_key, minio.secret_key, "no-such-bucket", endpoint_url=minio.endpoint)
     for call in (lambda: storage.stat(FILE), lambda: storage.create(b"x"), storage.list):
