@@ -28,7 +28,7 @@ class CacheStatistics:
 
     Attributes:
         total_hits: reads answered at once; total_misses: reads that waited.
-        current_bytes: bytes held, those being fetched included; peak_bytes: the most there ever were.
+        current_bytes: bytes of memory held, those being fetched included; peak_bytes: the most there ever were.
         current_fetches: requests under way.
         total_fetched_bytes: bytes that arrived; total_wasted_bytes: those of them that left unread.
     """
@@ -49,7 +49,7 @@ class BlockCache:
     reader's cancellation ends it.
 
     Args:
-        capacity: bytes held and being fetched; exceeded only by what readers are waiting for.
+        capacity: bytes of memory, held and being fetched; exceeded only by what readers are waiting for.
         requests: read-ahead requests in flight per source.
     """
 

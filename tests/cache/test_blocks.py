@@ -11,6 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from depotfs.cache import BlockCache, Source
 from depotfs.cache.readahead import BLOCK, LARGEST, PIECE, USUAL
+from depotfs.cache.runs import OVERHEAD
 from depotfs.cache.source import Arrived
 from depotfs.errors import ContentDamaged, StorageUnavailable
 
@@ -126,17 +127,14 @@ def test_requests_that_are_answered_quickly_become_few_and_large() -> None:
 def test_pieces_are_read_while_the_rest_of_their_request_is_on_its_way() -> None:
     async def test(nursery: trio.Nursery, storage: Storage) -> None:
         cache, source = started(nursery), Source("k", 1 << 30, storage.fetch)
-        await read_through(cache, source, 0, 200 * MIB)
-        await trio.sleep(1)
+        begun = trio.current_time()
         storage.pause = 10.0
-        begin = storage.requests[-1][0] + storage.requests[-1][1]
-        for offset in range(200 * MIB, begin, MIB):
-            await cache.read(source, offset, MIB)
-        before = trio.current_time()
-        await read_through(cache, source, begin, begin + PIECE)
-        assert trio.current_time() - before < 1
+        begin = 8 * MIB  # of the first request of two pieces
+        await read_through(cache, source, 0, begin + PIECE)
+        assert (begin, 2 * PIECE) in storage.requests
+        assert trio.current_time() - begun < 1
         await read_through(cache, source, begin + PIECE, begin + 2 * PIECE)
-        assert 9 < trio.current_time() - before < 11
+        assert trio.current_time() - begun > 9
 
     run(test)
 
@@ -325,9 +323,9 @@ def test_forgetting_drops_everything_and_disturbs_nobody_who_waits() -> None:
             await wait_all_tasks_blocked(0.001)
             cache.forget("k")
             cache.forget("k")
-            assert cache.statistics().current_bytes == 100
+            assert cache.statistics().current_bytes == 100 + OVERHEAD
         assert got == [content(90 * MIB, MIB)]
-        assert cache.statistics().current_bytes == 100
+        assert cache.statistics().current_bytes == 100 + OVERHEAD
         assert cache.statistics().current_fetches == 0
 
     run(test)
@@ -423,14 +421,24 @@ def test_readers_are_told_when_the_cache_ends() -> None:
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
+def test_what_tiny_contents_take_beside_their_bytes_counts() -> None:
+    async def test(nursery: trio.Nursery, storage: Storage) -> None:
+        cache = started(nursery, MIB)
+        for number in range(2000):
+            await cache.read(Source(number, 5, storage.fetch), 0, 5)
+        assert sum(map(cache.holds, range(2000))) <= MIB // OVERHEAD
+
+    run(test)
+
+
 def test_content_fetched_elsewhere_is_here_and_goes_like_any_other() -> None:
     async def test(nursery: trio.Nursery, storage: Storage) -> None:
-        cache = started(nursery, capacity=MIB)
+        cache = started(nursery, capacity=3 * (300 * KIB + OVERHEAD))
         for number in range(4):
             cache.insert(number, content(0, 300 * KIB))
         cache.insert(3, b"never looked at: equal keys mean equal bytes")
         assert [cache.holds(number) for number in range(4)] == [False, True, True, True]
-        assert cache.statistics().current_bytes == 900 * KIB
+        assert cache.statistics().current_bytes == cache.capacity
         assert await cache.read(Source(3, 300 * KIB, storage.fetch), 1, 10) == content(1, 10)
         assert storage.requests == []
         await cache.read(Source(0, 300 * KIB, storage.fetch), 0, 10)
