@@ -112,7 +112,7 @@ class S3Storage(NativeStorage):
         requester_pays: bool = False,
         presign: str | float | None = None,
         create_bucket: bool = False,
-        timeout: float = 30.0,
+        timeout: str | float = 30.0,
         attempts: int = 5,
     ) -> None:
         if policy not in _POLICIES:
@@ -123,6 +123,8 @@ class S3Storage(NativeStorage):
             raise ConfigurationError("S3 endpoint_url must be http:// or https://, and hold no user and password")
         if not bucket and not access_key_id:
             raise ConfigurationError("S3 bucket must be given where access_key_id is not")
+        if attempts < 1:
+            raise ConfigurationError(f"S3 attempts must be at least 1, not {attempts}")
         self._policy = policy
         self._prefix = prefix
         presign_seconds = None if presign is None else option_seconds("S3 presign", presign, 1.0, LONGEST_SIGNATURE)
@@ -142,7 +144,7 @@ class S3Storage(NativeStorage):
             region_name=region_name or region,
             endpoint_url=endpoint_url,
             requester_pays=requester_pays,
-            timeout=timeout,
+            timeout=option_seconds("S3 timeout", timeout, 0.001, 3600.0),
             attempts=attempts,
         )
         owner = {"ObjectOwnership": "BucketOwnerPreferred"} if self._fixed and self._settings.is_aws else {}

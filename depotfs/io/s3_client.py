@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -22,6 +23,10 @@ _READ_BEFORE_REFUSAL: Final = 256 << 10
 _SILENCES: Final = 2
 _LONG_WORK: Final = ("CompleteMultipartUpload", "CopyObject", "UploadPartCopy")
 """Operations of which a server may say nothing while it works."""
+_NOTSENT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+_UNSENT: Final = 256 << 10
+"""Bytes of a request that wait in the kernel to be sent. It would take 4 MiB of each part, and a slow line so long
+to send them that the wait for the answer, which begins then, ran out of time."""
 LISTING: Final = "DepotfsListing"
 """Key of the parsed XML tree in the answer to a listing."""
 
@@ -81,6 +86,11 @@ class S3Client:
                 self._client, self._pid = _make(self._settings), os.getpid()
             return self._client
 
+    @staticmethod
+    def session_of(client: Any) -> Any:
+        """The HTTP session of a boto3 client, which has its connections, proxies, certificates and time limits."""
+        return client._endpoint.http_session
+
     def close(self) -> None:
         """Its connections are closed."""
         with self._lock:
@@ -112,6 +122,8 @@ def _make(settings: S3Settings) -> Any:
     )
     region = session.region_name or "us-east-1"
     client = session.client("s3", region_name=region, endpoint_url=settings.endpoint_url or None, config=config)
+    if _NOTSENT is not None:
+        S3Client.session_of(client)._socket_options.append((socket.IPPROTO_TCP, _NOTSENT, _UNSENT))
     client.meta.events.register("before-parse.s3.ListObjectsV2", _parse_listing)
     client.meta.events.register_last("before-call.s3", _send_at_once)
     client.meta.events.register_first("needs-retry.s3", _Patience(settings.attempts, settings.timeout).delay)

@@ -53,7 +53,7 @@ class S3Ranges:
             client = self._client.current()
             headers = {"Range": f"bytes={offset}-{offset + size - 1}", "If-Match": f'"{etag}"'}
             request = AWSRequest("GET", self._url(client, key), headers=headers, stream_output=True)
-            answer = client._endpoint.http_session.send(request.prepare())
+            answer = S3Client.session_of(client).send(request.prepare())
         except BROKEN_CONNECTION:
             return None
         told = answer.headers

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 
 from depotfs.errors import (
     AccessDenied,
+    ConfigurationError,
     FileNotStored,
     InvalidMetadata,
     StorageMissing,
@@ -360,3 +364,25 @@ def test_errors_name_what_failed(storage: S3Storage, minio: S3Server) -> None:
     with pytest.raises(InvalidMetadata, match="MetadataTooLarge"):
         storage.create(b"x", "a" * 5000)
     assert storage.list() == []
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="this system's TCP has no such limit")
+def test_little_waits_in_the_kernel_to_be_sent(storage: S3Storage, proxy: FaultProxy) -> None:
+    """Else a slow line has 4 MiB of each of eight parts to send before it gets to the answers that are waited for."""
+    storage.create(b"content")
+    ours = [limit for peer, limit in _unsent_limits() if peer == proxy.port]
+    assert ours
+    assert all(0 < limit <= 1 << 20 for limit in ours)  # 0: none
+
+
+def _unsent_limits() -> Iterator[tuple[int, int]]:
+    """Peer's port and TCP_NOTSENT_LOWAT of each TCP connection of this process."""
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(OSError), socket.socket(fileno=os.dup(int(fd))) as one:
+            yield one.getpeername()[1], one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+
+
+def test_options_that_cannot_be(minio: S3Server) -> None:
+    for options in ({"attempts": 0}, {"timeout": 0}, {"timeout": "soon"}, {"timeout": "2h"}):
+        with pytest.raises(ConfigurationError, match=next(iter(options))):
+            _storage(minio, "bucket", **options)
