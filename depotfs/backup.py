@@ -27,8 +27,9 @@ from depotfs.errors import (
 from depotfs.io.checksums import ALGORITHMS, Checksums, algorithm
 from depotfs.io.content import StreamContent
 from depotfs.io.foreign import adopt
-from depotfs.io.interfaces import ContentReader, FileStorage, ReaderStream
+from depotfs.io.interfaces import FileStorage
 from depotfs.io.native import NativeStorage
+from depotfs.io.reader import ContentReader, ReaderStream
 from depotfs.manager import DepotManager
 from depotfs.types import ABSENT, ANY, FileEntry, FileId, FileStat
 

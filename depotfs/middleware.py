@@ -27,8 +27,8 @@ from depotfs.http_policy import (
     presigned_seconds,
     safe_content_type,
 )
-from depotfs.io.interfaces import ContentReader
 from depotfs.io.native import NativeStoredFile
+from depotfs.io.reader import ContentReader
 from depotfs.io.times import from_datetime
 from depotfs.io.utils import make_content_disposition
 from depotfs.manager import DepotManager

@@ -26,9 +26,10 @@ from depotfs.errors import (
     UnknownDepot,
 )
 from depotfs.io.content import BytesContent, Content
-from depotfs.io.interfaces import ContentReader, FileStorage
+from depotfs.io.interfaces import FileStorage
 from depotfs.io.local import LocalFileStorage
 from depotfs.io.memory import MemoryFileStorage
+from depotfs.io.reader import ContentReader
 from depotfs.manager import DepotManager
 from depotfs.types import FileEntry, FileId, FileMetadata, FileStat
 

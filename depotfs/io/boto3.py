@@ -22,8 +22,9 @@ from depotfs.errors import (
 from depotfs.io.content import Content
 from depotfs.io.durations import LONGEST_SIGNATURE, option_seconds
 from depotfs.io.ids import is_canonical
-from depotfs.io.interfaces import ContentReader, check_expected
+from depotfs.io.interfaces import check_expected
 from depotfs.io.native import NativeStorage
+from depotfs.io.reader import ContentReader
 from depotfs.io.s3_client import S3Settings
 from depotfs.io.s3_errors import ConditionFailed, UploadGone
 from depotfs.io.s3_parts import LARGEST_OBJECT, copy_parts, pieces_of, send_parts

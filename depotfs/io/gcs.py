@@ -24,8 +24,9 @@ from depotfs.io.durations import LONGEST_SIGNATURE, option_seconds
 from depotfs.io.gcs_objects import FIELDS, Json, changed_resource, is_upload, new_resource, stat_of
 from depotfs.io.gcs_requests import DEFAULT_ENDPOINT, Answer, GcsRequests, bucket_path, object_path
 from depotfs.io.ids import is_canonical
-from depotfs.io.interfaces import PAGE, ContentReader
+from depotfs.io.interfaces import PAGE
 from depotfs.io.native import NativeStorage
+from depotfs.io.reader import ContentReader
 from depotfs.types import (
     ABSENT,
     ANY,

@@ -22,8 +22,9 @@ from depotfs.io.gridfs_reader import GridFSReader
 from depotfs.io.gridfs_swap import Upload, delete_chunks, finish, settled
 from depotfs.io.gridfs_sweep import sweep
 from depotfs.io.ids import IdForm
-from depotfs.io.interfaces import PAGE, ContentReader, ReaderStream
+from depotfs.io.interfaces import PAGE
 from depotfs.io.native import NativeStorage
+from depotfs.io.reader import ContentReader, ReaderStream
 from depotfs.io.times import format_stored
 from depotfs.types import ABSENT, ANY, PRESENT, Expected, FileEntry, FileId, FileMetadata, FileStat
 

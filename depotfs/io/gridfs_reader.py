@@ -9,7 +9,7 @@ from depotfs.errors import ContentDamaged, VersionChanged
 from depotfs.io.gridfs_connection import Collections
 from depotfs.io.gridfs_documents import OWN, Document, FilesDocument, chunk_size_of, key_of, upload_of
 from depotfs.io.gridfs_errors import translated
-from depotfs.io.interfaces import ContentReader
+from depotfs.io.reader import ContentReader
 from depotfs.types import FileStat
 
 _ATTEMPTS: Final = 20

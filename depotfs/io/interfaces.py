@@ -1,4 +1,4 @@
-"""The contract of a storage: what `FileStorage`, `StoredFile` and `ContentReader` owe their callers.
+"""The contract of a storage: what `FileStorage` and `StoredFile` owe their callers (readers: `depotfs.io.reader`).
 
 The six methods `get`, `create`, `replace`, `delete`, `exists` and `list` are filedepot's. A class that has only
 these works everywhere; the further methods are then made of the six, slower and with the weaker promises that
@@ -33,6 +33,7 @@ from depotfs.errors import (
 )
 from depotfs.io.content import CHUNK, Content, StreamContent
 from depotfs.io.ids import IdForm, is_canonical
+from depotfs.io.reader import ContentReader, ReaderStream
 from depotfs.io.times import from_datetime, to_datetime
 from depotfs.types import (
     ABSENT,
@@ -108,52 +109,6 @@ class StoredFile(io.IOBase):
             f"<{type(self).__module__}.{type(self).__name__} {self.file_id} filename={self.filename}"
             f" content_type={self.content_type} last_modified={self.last_modified}>"
         )
-
-
-_REQUEST = 8 << 20
-"""Bytes asked for at once by default: a larger request is no faster, and costs its size in memory."""
-
-
-class ContentReader(ABC):
-    """One version of a file's content, readable at any place, from any thread, until closed.
-
-    Attributes:
-        stat: what is being read.
-    """
-
-    stat: FileStat
-
-    @abstractmethod
-    def pread(self, offset: int, size: int) -> bytes:
-        """Exactly the bytes from `offset` on, `size` of them or up to the end; b"" at or past the end.
-
-        Raises:
-            VersionChanged: the storage no longer has this version. Never a mix, never fewer bytes.
-        """
-
-    def pieces(self, offset: int, size: int, piece: int) -> Iterator[bytes | memoryview]:
-        """What `pread` gives, in pieces of `piece` bytes (the last may be shorter), each as soon as it is here.
-
-        With one request where the storage can; here, with one for each 8 MiB.
-        """
-        end = min(offset + size, self.stat.size)
-        request = max(_REQUEST // piece, 1) * piece
-        for start in range(offset, end, request):
-            data = memoryview(self.pread(start, min(request, end - start)))
-            for cut in range(0, len(data), piece):
-                yield data[cut : cut + piece]
-
-    def fileno(self) -> int | None:
-        """A descriptor of a local file with just these bytes, for reading in place; None where there is none."""
-        return None
-
-    def rebase(self, stat: FileStat) -> None:
-        """From now on the same bytes are known to the storage as `stat` (after an update of the metadata alone)."""
-        self.stat = stat
-
-    @abstractmethod
-    def close(self) -> None:
-        """Nothing is held any more. Idempotent."""
 
 
 class FileStorage(ABC):
@@ -397,45 +352,6 @@ class FileStorage(ABC):
         if skipped and not self._warned:
             self._warned = True
             _log.warning("%s lists %d ids that cannot be file names; they are left out", self.identity(), skipped)
-
-
-class ReaderStream(io.RawIOBase):
-    """A `ContentReader` as a binary stream from its first byte on; reads ahead by nothing."""
-
-    def __init__(self, reader: ContentReader) -> None:
-        super().__init__()
-        self._reader = reader
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = sought(offset, whence, self._position, self._reader.stat.size)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        data = self._reader.pread(self._position, len(view))
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-
-def sought(offset: int, whence: int, position: int, size: int) -> int:
-    """Where `seek` leads from `position` in a file of that size, as io has it. ValueError: nowhere."""
-    base = {io.SEEK_SET: 0, io.SEEK_CUR: position, io.SEEK_END: size}.get(whence)
-    if base is None:
-        raise ValueError(f"invalid whence {whence!r}")
-    if base + offset < 0:
-        raise ValueError(f"negative seek position {base + offset}")
-    return base + offset
 
 
 def check_expected(storage: FileStorage, file_id: FileId, expect: Expected) -> FileStat | None:

@@ -13,7 +13,7 @@ from depotfs import disk
 from depotfs.errors import AlreadyStored, DepotError, FileNotStored, InvalidMetadata, VersionChanged
 from depotfs.io.content import Content, FileContent
 from depotfs.io.ids import canonical, is_canonical
-from depotfs.io.interfaces import PAGE, ContentReader
+from depotfs.io.interfaces import PAGE
 from depotfs.io.localcontent import LocalReader, SourceWatch, stamp, write_all
 from depotfs.io.localerrors import LocalErrors
 from depotfs.io.localformat import (
@@ -26,6 +26,7 @@ from depotfs.io.localformat import (
     version_of,
 )
 from depotfs.io.native import NativeStorage
+from depotfs.io.reader import ContentReader
 from depotfs.io.staging import NAME as STAGING
 from depotfs.io.staging import Staging, discard
 from depotfs.types import ABSENT, ANY, PRESENT, Expected, FileEntry, FileId, FileMetadata, FileStat

@@ -10,7 +10,7 @@ from typing import Final
 
 from depotfs.errors import DepotError, VersionChanged
 from depotfs.io.content import CHUNK, Content, FileContent
-from depotfs.io.interfaces import ContentReader
+from depotfs.io.reader import ContentReader
 from depotfs.types import FileStat
 
 _FICLONE: Final = 0x40049409  # <linux/fs.h>

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from depotfs.errors import AlreadyStored, FileNotStored, TooLarge, VersionChanged
 from depotfs.io.content import CHUNK, Content
-from depotfs.io.interfaces import PAGE, ContentReader
+from depotfs.io.interfaces import PAGE
 from depotfs.io.native import NativeStorage
+from depotfs.io.reader import ContentReader
 from depotfs.io.times import from_datetime, to_datetime
 from depotfs.types import (
     ABSENT,

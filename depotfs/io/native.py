@@ -17,7 +17,8 @@ from depotfs.io import utils
 from depotfs.io.checksums import ALGORITHMS, Checksums
 from depotfs.io.content import Content
 from depotfs.io.ids import IdForm, canonical, is_canonical, new_uuid
-from depotfs.io.interfaces import ContentReader, FileStorage, StoredFile, sought
+from depotfs.io.interfaces import FileStorage, StoredFile
+from depotfs.io.reader import ContentReader, sought
 from depotfs.io.times import from_datetime, parse_stored, to_datetime
 from depotfs.types import ANY, PRESENT, Expected, FileEntry, FileId, FileMetadata, FileStat
 

@@ -12,7 +12,8 @@ import trio
 
 from depotfs.errors import DepotError, FileNotStored, StorageFailed, StorageUnavailable
 from depotfs.io.content import Content
-from depotfs.io.interfaces import ContentReader, FileStorage
+from depotfs.io.interfaces import FileStorage
+from depotfs.io.reader import ContentReader
 from depotfs.remote.retry import retry_delay
 from depotfs.types import ANY, Expected, FileEntry, FileId, FileMetadata, FileStat
 

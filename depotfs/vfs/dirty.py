@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from depotfs.errors import Stale
-from depotfs.io.interfaces import ContentReader
+from depotfs.io.reader import ContentReader
 from depotfs.spool import SpoolFile, State
 from depotfs.types import FileId, FileStat
 

@@ -10,7 +10,7 @@ import trio
 
 from depotfs.cache import PIECE, Arrived, BlockCache, Source
 from depotfs.errors import BadHandle, ContentDamaged
-from depotfs.io.interfaces import ContentReader
+from depotfs.io.reader import ContentReader
 from depotfs.remote.remote import Remote
 from depotfs.types import FileStat
 

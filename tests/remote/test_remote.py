@@ -10,8 +10,8 @@ import trio
 
 from depotfs.errors import FileNotStored, StorageFailed, StorageUnavailable
 from depotfs.io.content import BytesContent
-from depotfs.io.interfaces import ContentReader
 from depotfs.io.memory import MemoryFileStorage
+from depotfs.io.reader import ContentReader
 from depotfs.remote.remote import Remote
 from depotfs.types import FileEntry, FileId, FileMetadata, FileStat
 

@@ -11,8 +11,9 @@ import trio
 
 from depotfs.cache import BlockCache
 from depotfs.catalog import Catalog
-from depotfs.io.interfaces import ContentReader, FileStorage
+from depotfs.io.interfaces import FileStorage
 from depotfs.io.memory import MemoryFileStorage
+from depotfs.io.reader import ContentReader
 from depotfs.remote.remote import Remote
 from depotfs.spool import Spool
 from depotfs.types import FileEntry, FileId, FileStat, InodeNo
