@@ -207,11 +207,18 @@ class Commits:
         assert hidden.dirty is not None
         del volume.hidden[hidden.file_id]
         name = hidden.scratch.decode()
-        hidden.move_to(volume.rules.parse(hidden.scratch).ids[0])
+        self.move_unstored(hidden, volume.rules.parse(hidden.scratch).ids[0])
         hidden.stat = None
-        hidden.dirty.base = None
         hidden.dirty.changed = True
         self.defer(hidden, name)
+
+    @staticmethod
+    def move_unstored(node: FileNode, file_id: FileId) -> None:
+        """What is not stored yet goes by that id: it will replace what a file with a scratch name still has there."""
+        node.move_to(file_id)
+        if node.dirty is not None:
+            hidden = node.volume.hidden.get(file_id)
+            node.dirty.base = None if hidden is None else hidden.base
 
     def defer(self, node: FileNode, name: str | None) -> None:
         """The bytes are journalled, and are committed after the storage's scratch delay."""

@@ -79,28 +79,36 @@ class Renames:
             self._call_scratch(source, raw, name)
 
     def _call_scratch(self, source: FileNode, raw: bytes, name: Name) -> None:
-        volume = source.volume
+        volume, own = source.volume, source.file_id
+        if not source.stored:
+            self._promise_scratch(source, name)
+            source.groups = frozenset()
         if source.scratch is not None:
             del volume.scratch[source.scratch]
-        elif volume.nodes.get(source.file_id) is source:
-            del volume.nodes[source.file_id]
+        elif volume.nodes.get(own) is source:
+            del volume.nodes[own]
         source.scratch = raw
         volume.scratch[raw] = source
-        volume.disturb(source.file_id)
+        volume.disturb(own)
         if source.stored:
-            volume.hidden[source.file_id] = source
+            volume.hidden[own] = source
+
+    def _promise_scratch(self, source: FileNode, name: Name) -> None:
+        """What is not stored yet is journalled under its new name. SpoolFull, OSError: nothing has changed."""
+        own, dirty = source.file_id, source.dirty
+        base = dirty.base if dirty is not None else None
+        self._commits.move_unstored(source, name.ids[0])
+        if dirty is None:
             return
-        source.move_to(name.ids[0])
-        written = source.handles and not self._commits.pending.is_scheduled(source)
-        self._commits.pending.cancel(source)
-        source.groups = frozenset()
-        hidden = volume.hidden.get(source.file_id)
-        if source.dirty is not None and hidden is not None:
-            source.dirty.base = hidden.base
-        if source.dirty is not None and written:
-            self._commits.retarget(source, name.text)
-        elif source.dirty is not None:
-            self._commits.defer(source, name.text)
+        try:
+            if source.handles and not self._commits.pending.is_scheduled(source):
+                self._commits.retarget(source, name.text)
+            else:
+                self._commits.defer(source, name.text)
+        except BaseException:
+            source.move_to(own)
+            dirty.base = base
+            raise
 
     # --- to an id or a plain name ----------------------------------------------------------------------------------
 

@@ -485,6 +485,31 @@ def test_a_rename_in_the_background_without_room_changes_nothing(
     assert content(on_tree(check, tmp_path, background=True), "b.txt") == b"new"
 
 
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_rename_to_a_scratch_name_without_room_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: bool
+) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        fh = await tree.create("a.txt")
+        await tree.fs.write(fh, 0, b"new")
+        if not opened:
+            storage.failures["put"] = [StorageUnavailable("away")]
+            await tree.close(fh)
+            await tree.fs.drain()
+        with monkeypatch.context() as patch:
+            patch.setattr(SpoolFile, "retarget" if opened else "seal", _no_room)
+            with pytest.raises(SpoolFull):
+                await rename(tree, "a.txt", ".a")
+        if opened:
+            await tree.close(fh)
+        assert await tree.read_file("a.txt") == b"new"
+        with pytest.raises(FileNotStored):
+            await tree.lookup(".a")
+
+    storage = on_tree(check, tmp_path, background=True)
+    assert [content(storage, name) for name in ("a.txt", ".a")] == [b"new", None]
+
+
 def test_unlink_by_id_after_a_rename_to_that_id(tmp_path: Path) -> None:
     async def check(tree: Tree, storage: Faulty) -> None:
         file_id = "0f5cbb5a-2b4b-4f5e-9d8c-27d7a6c1a001"

@@ -94,6 +94,25 @@ def test_a_new_file_replaces_a_dotfile_that_became_a_backup(tmp_path: Path) -> N
     assert contents(storage) == {".htaccess": b"new", ".htaccess~": b"old .htaccess"}
 
 
+@pytest.mark.parametrize("kind", [FarMemory, PlainListing])
+def test_a_stored_file_that_takes_the_name_of_a_dotfile_that_became_a_backup_replaces_it(
+    tmp_path: Path, kind: type[FarMemory]
+) -> None:
+    storage = stored(".htaccess", "a.txt", storage=kind())
+
+    async def main() -> None:
+        async with mounted(storage, tmp_path) as tree:
+            await tree.list()
+            await rename(tree, ".htaccess", ".htaccess~")
+            await rename(tree, "a.txt", ".htaccess")
+            fh = await tree.open(".htaccess", os.O_RDWR)
+            await tree.fs.write(fh, 0, b"new")
+            await tree.close(fh)
+
+    trio.run(main)
+    assert contents(storage) == {".htaccess": b"new a.txt", ".htaccess~": b"old .htaccess"}
+
+
 def test_a_closed_scratch_file_is_stored_though_a_reader_sees_it_renamed(tmp_path: Path) -> None:
     storage = FarMemory()
 
