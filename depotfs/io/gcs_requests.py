@@ -1,4 +1,4 @@
-"""The requests of one Google Cloud Storage backend: credentials, retries, deadlines, and errors by their cause.
+"""The requests of one Google Cloud Storage backend: retries, deadlines, and errors by their cause.
 
 google-cloud-storage brings the credentials, the authorised session, the signing of URLs and the making of buckets. Its
 own methods for objects ask twice where the service needs one request, so objects are asked for here, through the
@@ -9,25 +9,18 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-import google.auth
-import google.auth.credentials
 import requests
 import urllib3
 from google.auth import exceptions as auth_errors
-from google.cloud import storage
-from google.oauth2 import credentials as oauth_credentials
-from google.oauth2 import service_account
 
 from depotfs.errors import (
     AccessDenied,
@@ -39,10 +32,9 @@ from depotfs.errors import (
     StorageUnavailable,
     TooLarge,
 )
-from depotfs.io.durations import LONGEST_SIGNATURE
+from depotfs.io.gcs_client import GcsClient, auth_failure
 
 DEFAULT_ENDPOINT = "https://storage.googleapis.com"
-_SCOPES = ("https://www.googleapis.com/auth/devstorage.full_control",)
 _CONNECT_SECONDS = 10.0
 _FIRST_DELAY = 0.25
 _LONGEST_WAIT = 30.0
@@ -51,14 +43,9 @@ _SILENCES = 2
 """Times that a server may let a request's time run out, if it answers no other request of ours meanwhile."""
 _SLOWEST = 64 << 10
 """Bytes per second below which a transfer counts as stalled, beside the time that one answer may take."""
-_CONNECTIONS = 64
-"""Idle connections kept: more threads than this read at once from no mount of ours."""
 _PIECE = 256 << 10
 """Bytes sent or received at once: each has the whole time limit of a socket for itself."""
 _THROTTLED = frozenset({"rateLimitExceeded", "userRateLimitExceeded", "usageLimits"})
-_connecting = threading.Lock()
-"""Held while a client is made; fork(2) waits for it, so that no child finds it taken by a thread that it has not."""
-os.register_at_fork(before=_connecting.acquire, after_in_parent=_connecting.release, after_in_child=_connecting.release)
 _TRANSPORT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
@@ -103,9 +90,7 @@ class GcsRequests:
     """Requests to one endpoint; safe for use by several threads and after fork(2).
 
     Args:
-        credentials: a dict or the path of a file as Google issues them, a credentials object, or None: the
-            application default credentials. Used at the first request, not before.
-        anonymous: no credentials at all, and nothing is looked up to find some.
+        project_id, credentials, anonymous: as `GcsClient` has them.
         timeout: seconds without a byte after which an attempt has failed.
         attempts: how often a request is made at most before StorageUnavailable is raised.
         new_bucket: resource of a bucket that is made before the first request if there is none; None: none is made.
@@ -124,71 +109,26 @@ class GcsRequests:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.endpoint = endpoint
-        self._project_id = project_id
-        self._given = credentials
-        self._anonymous = anonymous
+        self._client = GcsClient(endpoint, project_id, credentials, anonymous=anonymous)
         self._timeout = timeout
         self._attempts = attempts
         self._new_bucket = new_bucket
         self._making = threading.Lock()  # around making it, so that one thread does and the others find it
         self._sleep = sleep
-        self._client: Any = None
-        self._session: Any = None
-        self._pid = 0
         self._heard = time.monotonic()  # when an answer last began to come
-
-    # --- the library's client --------------------------------------------------------------------------------
 
     @property
     def client(self) -> Any:
         """The `google.cloud.storage.Client`, this process's own. AccessDenied where there are no credentials."""
-        self._connected()
-        return self._client
-
-    def _connected(self) -> Any:
-        """The authorised session."""
-        with _connecting:
-            if self._session is None or self._pid != os.getpid():  # a child must not share its parent's sockets
-                self._client = self._new_client()
-                self._session = self._client._http
-                self._prepare(self._session)
-                self._pid = os.getpid()
-            return self._session
-
-    def _new_client(self) -> Any:
-        credentials = self._credentials()
-        return storage.Client(
-            project=self._project_id or getattr(credentials, "project_id", None),  # None: the library looks for none
-            credentials=credentials,
-            client_options={"api_endpoint": self.endpoint},
-            use_auth_w_custom_endpoint=not self._anonymous,
-        )
-
-    def _prepare(self, session: Any) -> None:
-        # What the environment says is read once, not at each request, and never a password from ~/.netrc.
-        session.proxies = requests.utils.get_environ_proxies(self.endpoint)
-        session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
-        session.trust_env = False
-        adapter = requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS)
-        session.mount("http://", adapter)
-        if not session.is_mtls:
-            session.mount("https://", adapter)
-
-    def _credentials(self) -> Any:
-        if self._anonymous:
-            return google.auth.credentials.AnonymousCredentials()  # type: ignore[no-untyped-call]
-        try:
-            return _load_credentials(self._given)
-        except (auth_errors.GoogleAuthError, OSError, ValueError, KeyError) as error:
-            where = f"in {self._given}" if isinstance(self._given, str) else "given or found"
-            raise AccessDenied(f"There are no usable Google credentials {where} ({type(error).__name__})") from error
+        return self._client.client
 
     def close(self) -> None:
         """The connections are closed."""
-        with _connecting:
-            if self._client is not None and self._pid == os.getpid():
-                self._client.close()
-            self._client = self._session = None
+        self._client.close()
+
+    def signed_url(self, bucket: str, name: str, seconds: float) -> str | None:
+        """Where the object can be fetched for so long; None where the credentials cannot sign."""
+        return self._client.signed_url(bucket, name, seconds)
 
     # --- requests --------------------------------------------------------------------------------------------
 
@@ -273,7 +213,7 @@ class GcsRequests:
     def _exchange(self, method: str, url: str, params: Any, headers: Mapping[str, str], data: Any) -> Any:
         target = url if "://" in url else self.endpoint + url
         timeout = (min(_CONNECT_SECONDS, self._timeout), self._timeout)
-        response = self._connected().request(
+        response = self._client.session().request(
             method,
             target,
             params=params,
@@ -303,7 +243,7 @@ class GcsRequests:
                 if failure is None:
                     return answer
             except auth_errors.GoogleAuthError as error:
-                failure = self._auth_failure(what, error)
+                failure = auth_failure(what, self.endpoint, error)
             except DepotError:
                 raise
             except _TRANSPORT_ERRORS as error:
@@ -338,30 +278,6 @@ class GcsRequests:
         if status == 413:
             return TooLarge(text)
         return StorageMissing(text) if answer.no_bucket else None
-
-    def _auth_failure(self, what: str, error: auth_errors.GoogleAuthError) -> DepotError:
-        if isinstance(error, auth_errors.TransportError) or getattr(error, "retryable", False):
-            return StorageUnavailable(f"{what}: no access token could be fetched ({type(error).__name__})")
-        return AccessDenied(f"{what}: {self.endpoint} does not accept the credentials ({type(error).__name__})")
-
-    def signed_url(self, bucket: str, name: str, seconds: float) -> str | None:
-        """Where the object can be fetched for so long; None where the credentials cannot sign."""
-        if not isinstance(self.client._credentials, google.auth.credentials.Signing):
-            return None
-        try:
-            url: str = (
-                self.client.bucket(bucket)
-                .blob(name)
-                .generate_signed_url(
-                    version="v4",
-                    expiration=timedelta(seconds=int(max(1.0, min(seconds, LONGEST_SIGNATURE)))),
-                    method="GET",
-                    api_access_endpoint=self.endpoint,
-                )
-            )
-        except auth_errors.GoogleAuthError as error:  # of credentials that have their signatures made elsewhere
-            raise self._auth_failure(f"Signing a URL of {bucket}", error) from error
-        return url
 
     def own(self, location: str) -> str:
         """The URL that the server gave, at the configured endpoint: requests go nowhere else."""
@@ -420,23 +336,6 @@ def bucket_path(bucket: str) -> str:
 
 def object_path(bucket: str, name: str) -> str:
     return f"{bucket_path(bucket)}/o/{quote(name, safe='')}"
-
-
-def _load_credentials(given: Any) -> Any:
-    if given is None:
-        return google.auth.default(scopes=_SCOPES)[0]
-    if isinstance(given, str | os.PathLike):
-        with open(given, encoding="utf-8") as file:
-            given = json.load(file)
-    if not isinstance(given, Mapping):
-        return google.auth.credentials.with_scopes_if_required(given, _SCOPES)  # type: ignore[no-untyped-call]
-    if given.get("type") == "service_account":
-        return service_account.Credentials.from_service_account_info(given, scopes=_SCOPES)  # type: ignore[no-untyped-call]
-    if given.get("type") == "authorized_user":
-        return oauth_credentials.Credentials.from_authorized_user_info(given, scopes=_SCOPES)  # type: ignore[no-untyped-call]
-    if not given.get("type"):
-        raise ValueError("no type")
-    return google.auth.load_credentials_from_dict(given, scopes=_SCOPES)[0]  # type: ignore[no-untyped-call]
 
 
 def _check_range(what: str, response: Any, offset: int) -> None:
