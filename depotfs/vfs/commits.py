@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -79,7 +80,7 @@ class Commits:
             return
         dirty.places.add(node.file_id)
         try:
-            await self.store(node, dirty, Destination.own(node, dirty))
+            left = await self.store(node, dirty, Destination.own(node, dirty))
         except (AlreadyStored, VersionChanged) as error:
             self._hold(node, dirty, error)
             raise
@@ -87,13 +88,17 @@ class Commits:
             self.failed(node, dirty, error)
             raise
         self._unscratch(node)
+        if left is not None:
+            raise left
 
-    async def store(self, node: FileNode, dirty: Dirty, destination: Destination) -> FileStat:
+    async def store(self, node: FileNode, dirty: Dirty, destination: Destination) -> Exception | None:
         """As `commit`, to any place in the same storage; the node's lock is held. The node itself is not moved.
 
+        Returns: why what is stored may not outlast a loss of power; it is told to whoever waits for the commit.
         Raises: as `commit`; nothing has changed but where the journal says the bytes go, the caller decides.
         """
         volume = node.volume
+        left: Exception | None = None
         self.pending.cancel(node)
         with dirty.freeze():
             await self.keep_hidden(node, destination.file_id)
@@ -102,11 +107,30 @@ class Commits:
             volume.disturb(destination.file_id)
             try:
                 stat = await self._put_or_find(node, dirty)
+            except Exception as error:
+                stat = await self._taken(node, dirty, error)
+                left = error
             finally:
                 volume.disturb(destination.file_id)
         self._stored(node, dirty, stat)
         await self._take_back(volume, dirty, stat.file_id)
-        return stat
+        return left
+
+    async def _taken(self, node: FileNode, dirty: Dirty, error: Exception) -> FileStat:
+        """What the storage has, if it had taken the spool's file itself when it failed: no other is left to try with.
+
+        Raises: `error`, if it had not; or if it does not tell what it has: who looks the name up finds out.
+        """
+        if dirty.file.state is not State.DONE:
+            raise error
+        found = None
+        with suppress(Exception):
+            found = await self.find_landed(node.volume, dirty.file)
+        self._report(node, dirty, error, "the storage's, where a loss of power may undo it")
+        if found is None:
+            self._give_up(node, dirty)
+            raise error
+        return found
 
     async def _take_back(self, volume: Volume, dirty: Dirty, stored: FileId) -> None:
         """What landed, unheard, where the file was before it was renamed is gone; it stays if the storage fails now."""
@@ -125,6 +149,7 @@ class Commits:
         """The put, unless an earlier attempt landed without our hearing of it."""
         target = dirty.file.target
         if dirty.failures and (found := await self.find_landed(node.volume, dirty.file)):
+            await node.volume.remote.sync(found.file_id)  # which may be what had failed
             return found
         try:
             return await self._put(node, dirty, target)
@@ -293,7 +318,12 @@ class Commits:
         self._give_up(node, dirty)
 
     def failed(self, node: FileNode, dirty: Dirty, error: Exception) -> None:
-        """A commit, or the promise of one, failed: it is made again later, or waits for a person; its lock is held."""
+        """A commit, or the promise of one, failed: it is made again later, or waits for a person; its lock is held.
+
+        Where the storage took the file, there is nothing to make again.
+        """
+        if dirty.file.state is State.DONE:
+            return
         if isinstance(error, DepotError) and not error.transient:
             self._hold(node, dirty, error)
             return

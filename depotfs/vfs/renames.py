@@ -147,9 +147,7 @@ class Renames:
                 return
             self._take_place(source, target, file_id)
 
-    async def _move_again(
-        self, source: FileNode, destination: Destination, *, replace: bool
-    ) -> DepotError | OSError | None:
+    async def _move_again(self, source: FileNode, destination: Destination, *, replace: bool) -> Exception | None:
         """As `_move`; a target that changed meanwhile is replaced as it is now, which is what rename(2) means."""
         attempts = 3 if replace else 1
         while True:
@@ -162,24 +160,26 @@ class Renames:
                 current = await source.volume.ask(destination.file_id)
                 destination = Destination(destination.file_id, current, destination.name)
 
-    async def _move(self, source: FileNode, destination: Destination) -> DepotError | OSError | None:
+    async def _move(self, source: FileNode, destination: Destination) -> Exception | None:
         """The storage has the source's content under the destination's id, and nothing under its own.
 
-        Returns: why something is left under its own all the same, where that cannot be undone any more.
+        Returns: why something is left under its own all the same, or what is stored may not outlast a loss of power,
+            where that cannot be undone any more.
         """
         volume, own = source.volume, source.base
         dirty = source.dirty
+        left: Exception | None = None
         if dirty is not None and dirty.changed:
             name, scheduled = dirty.file.target.name, self._commits.pending.is_scheduled(source)
             try:
-                await self._commits.store(source, dirty, destination)
+                left = await self._commits.store(source, dirty, destination)
             except BaseException:
                 self._commits.put_back(source, name, scheduled=scheduled)
                 raise
         else:
             await self._copy(source, destination)
         if own is None or own.file_id == destination.file_id or volume.needed_by_another(source, own.file_id):
-            return None
+            return left
         volume.disturb(own.file_id)
         try:
             await volume.remote.remove(own.file_id, expect=own.version)
@@ -196,7 +196,7 @@ class Renames:
             raise
         finally:
             volume.disturb(own.file_id, destination.file_id)
-        return None
+        return left
 
     async def _copy(self, source: FileNode, destination: Destination) -> None:
         volume = source.volume

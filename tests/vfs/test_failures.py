@@ -24,6 +24,7 @@ from depotfs.errors import (
     TooLarge,
 )
 from depotfs.io.content import BytesContent
+from depotfs.io.local import LocalFileStorage
 from depotfs.spool import SpoolFile, State
 from depotfs.types import FileId, FileMetadata
 from depotfs.vfs.attr import Attr
@@ -310,6 +311,51 @@ def test_nothing_is_written_into_a_commit_that_waits_for_the_backup_of_its_file(
         await tree.close(fh)
 
     assert content(on_tree(check, tmp_path), "a.txt") == b"Whole"
+
+
+@pytest.mark.parametrize(("found", "renamed"), [(True, False), (True, True), (False, False)])
+def test_a_file_that_the_storage_took_before_it_failed_is_told_of_and_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: bool, renamed: bool
+) -> None:
+    """And even if the storage does not tell what it has."""
+    storage = LocalFileStorage(str(tmp_path / "files"), durable=True)
+
+    def broken(*_: object) -> None:
+        raise StorageUnavailable("the directory cannot be flushed")
+
+    async def main() -> None:
+        async with mounted(storage, tmp_path) as tree:
+            fh = await tree.create(".new" if renamed else "a.txt")
+            await tree.fs.write(fh, 0, b"taken")
+            with monkeypatch.context() as patch:
+                patch.setattr(storage, "_sync_root", broken)
+                if not found:
+                    patch.setattr(tree.fs.commits, "find_landed", broken)
+                with pytest.raises(StorageUnavailable, match="flushed"):
+                    await (rename(tree, ".new", "a.txt") if renamed else tree.fs.flush(fh))
+            assert await tree.read_file("a.txt") == bytes(await tree.fs.read(fh, 0, 9)) == b"taken"
+            if found:
+                await tree.fs.write(fh, 5, b" again")
+            await tree.close(fh)
+            assert await tree.list() == [id_of("a.txt")]
+        assert not tree.spool.statistics().current_files
+
+    trio.run(main)
+    assert storage.get(id_of("a.txt")).read() == (b"taken again" if found else b"taken")
+
+
+def test_what_landed_unheard_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        flushed: list[FileId] = []
+        monkeypatch.setattr(storage, "sync", flushed.append)
+        storage.lost_replies = 1
+        await tree.write_file("a.txt", b"landed")
+        await tree.fs.drain()
+        assert not flushed
+        await tree.fs.drain()
+        assert flushed == [id_of("a.txt")]
+
+    assert content(on_tree(check, tmp_path, background=True), "a.txt") == b"landed"
 
 
 class Crash(Exception):
