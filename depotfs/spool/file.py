@@ -34,6 +34,11 @@ class Budget:
         self.used = 0
         self.peak = 0
 
+    def check(self, size: int) -> None:
+        """Raises SpoolFull if that many bytes more are too many; fewer never are."""
+        if self.limit is not None and size > 0 and self.used + size > self.limit:
+            raise SpoolFull(f"the spool's limit of {self.limit} bytes is reached")
+
     def charge(self, size: int) -> None:
         """Counts `size` bytes more, or fewer if negative."""
         self.used += size
@@ -124,12 +129,7 @@ class SpoolFile:
         """
         if self.state is not State.OPEN:
             self.reopen()
-        budget = self._budget
-        end = offset + len(data)
-        if budget.limit is not None:
-            growth = min(self._written + len(data), max(self.size, end)) - self._charged
-            if growth > 0 and budget.used + growth > budget.limit:
-                raise SpoolFull(f"the spool's limit of {budget.limit} bytes is reached")
+        self._budget.check(min(self._written + len(data), max(self.size, offset + len(data))) - self._charged)
         count = os.pwrite(self._fd if self._fd >= 0 else self.fd, data, offset)
         self._written += count
         if offset + count > self.size:
@@ -149,6 +149,18 @@ class SpoolFile:
         self.size = size
         # Which of the bytes written are gone is not known: as many as fit are taken to be there.
         self._written = min(self._written, size)
+        self._account()
+
+    def allot(self, size: int, written: int) -> None:
+        """The new, empty file has that size; `written` bytes that are about to be copied to `fd` are counted already.
+
+        Raises:
+            SpoolFull: the spool's limit would be exceeded; nothing has changed.
+            OSError: of the disk.
+        """
+        self._budget.check(written)
+        self.truncate(size)
+        self._written = written
         self._account()
 
     def seal(self, target: Target, *, durable: bool) -> None:

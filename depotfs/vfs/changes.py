@@ -60,7 +60,7 @@ class Changes:
                 volume.disturb(node.file_id)
 
     async def writable(self, node: FileNode, keep: int | None) -> Dirty:
-        """The node's dirty content, with no commit of it under way."""
+        """The node's dirty content, with no commit of it under way. It may be longer than `keep` (None: all of it)."""
         await self._own_content(node)
         while True:
             if node.dirty is None:
@@ -69,7 +69,7 @@ class Changes:
                 async with node.lock:
                     pass
             elif node.dirty.acknowledged:
-                await self._writing.renew(node)
+                await self._writing.renew(node, keep)
             else:
                 return node.dirty
 

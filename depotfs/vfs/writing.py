@@ -80,6 +80,7 @@ class Writing:
     async def begin(self, node: FileNode, keep: int | None, *, base: FileStat | None, name: str | None = None) -> Dirty:
         """The node is dirty, its spool file holding the first `keep` bytes of what it was (None: all).
 
+        One that became dirty meanwhile is left as it is: those bytes may be a promise by now.
         Takes the node's lock: a commit under way ends first, and what it stored is what is copied.
 
         Args:
@@ -90,8 +91,6 @@ class Writing:
         """
         async with node.lock:
             if node.dirty is not None:
-                if keep is not None and keep < node.dirty.file.size:
-                    node.dirty.truncate(keep)
                 return node.dirty
             if node.life is Life.OVERTAKEN:
                 raise Stale(f"File {node.file_id} was replaced in {node.volume.remote.identity}")
@@ -125,22 +124,28 @@ class Writing:
         if reading.fd is None and not node.volume.remote.inline:
             (await self.take(node)).file.discard()
 
-    async def renew(self, node: FileNode) -> None:
-        """What was acknowledged of the node's dirty bytes stays as it is; a copy takes the changes that come."""
+    async def renew(self, node: FileNode, keep: int | None) -> None:
+        """What was acknowledged of the node's dirty bytes stays as it is; a copy takes the changes that come.
+
+        Args:
+            keep: bytes that are not cut off right away, None for all.
+        """
         async with node.lock:
             dirty = node.dirty
             if dirty is None or not dirty.acknowledged:
                 return
-            old, size = dirty.file, dirty.file.size
+            old = dirty.file
+            size = old.size if keep is None else min(keep, old.size)
             file = self._new_file(node.volume, node, dirty.base, old.target.name)
             try:
-                file.truncate(size)
-                await trio.to_thread.run_sync(_copy, old.fd, file.fd, size)
+                await _copy(old.fd, file, size)
             except BaseException:
                 file.discard()
                 file.close()
                 raise
             dirty.continue_in(file)
+            if size < old.size:
+                dirty.truncate(size)
 
     @staticmethod
     def give_back(node: FileNode) -> None:
@@ -182,8 +187,7 @@ class Writing:
         reading = await self.open_reading(node)
         assert reading is not None
         if reading.fd is not None:
-            file.truncate(size)
-            await trio.to_thread.run_sync(_copy, reading.fd, file.fd, size)
+            await _copy(reading.fd, file, size)
             return
         offset = 0
         while offset < size:
@@ -191,21 +195,38 @@ class Writing:
             offset += file.pwrite(data, offset)
 
 
-def _copy(source: int, target: int, size: int) -> None:
-    """The data of the first `size` bytes, in the kernel, sharing blocks where the file system can; holes stay holes."""
+async def _copy(source: int, file: SpoolFile, size: int) -> None:
+    """The empty file has the first `size` bytes of the source, holes as holes. SpoolFull, before anything is copied."""
+    ranges = await trio.to_thread.run_sync(_data_ranges, source, size)
+    file.allot(size, sum(end - offset for offset, end in ranges))
+    await trio.to_thread.run_sync(_copy_ranges, source, file.fd, ranges)
+
+
+def _data_ranges(source: int, size: int) -> list[tuple[int, int]]:
+    """Where there is data in the first `size` bytes: offsets and ends."""
+    ranges: list[tuple[int, int]] = []
     offset = 0
     while offset < size:
         try:
             offset = os.lseek(source, offset, os.SEEK_DATA)
-            end = min(size, os.lseek(source, offset, os.SEEK_HOLE))
+            end = os.lseek(source, offset, os.SEEK_HOLE)
         except OSError as error:
             if error.errno == errno.ENXIO:  # no data behind the offset
-                return
+                break
             raise
-        offset = _copy_range(source, target, offset, end)
+        if offset < size:
+            ranges.append((offset, min(size, end)))
+        offset = end
+    return ranges
 
 
-def _copy_range(source: int, target: int, offset: int, end: int) -> int:
+def _copy_ranges(source: int, target: int, ranges: list[tuple[int, int]]) -> None:
+    """In the kernel, sharing blocks where the file system can."""
+    for offset, end in ranges:
+        _copy_range(source, target, offset, end)
+
+
+def _copy_range(source: int, target: int, offset: int, end: int) -> None:
     while offset < end:
         try:
             count = os.copy_file_range(source, target, end - offset, offset, offset)
@@ -216,4 +237,3 @@ def _copy_range(source: int, target: int, offset: int, end: int) -> int:
         if not count:
             raise Stale(f"The content became shorter than {end} bytes while it was copied")
         offset += count
-    return offset

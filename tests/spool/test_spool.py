@@ -260,6 +260,19 @@ def test_the_limit_counts_dirty_bytes_once_and_holes_never(tmp_path: Path) -> No
     spool.close()
 
 
+def test_what_is_about_to_be_copied_counts_before(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path / "s"), limit=1000)
+    spool.open()
+    file, other = spool.new_file(PHOTO), spool.new_file(PHOTO)
+    file.allot(1 << 30, 700)
+    with pytest.raises(SpoolFull):
+        other.allot(400, 301)
+    assert (file.size, other.size, spool.statistics().current_bytes) == (1 << 30, 0, 700)
+    file.discard()
+    other.allot(400, 301)
+    spool.close()
+
+
 def test_a_full_disk_refuses_and_loses_nothing(running: Running) -> None:
     file = running.spool.new_file(PHOTO)
     file.pwrite(b"abc", 0)

@@ -351,11 +351,32 @@ def test_what_landed_unheard_is_flushed(tmp_path: Path, monkeypatch: pytest.Monk
         storage.lost_replies = 1
         await tree.write_file("a.txt", b"landed")
         await tree.fs.drain()
-        assert not flushed
         await tree.fs.drain()
         assert flushed == [id_of("a.txt")]
 
     assert content(on_tree(check, tmp_path, background=True), "a.txt") == b"landed"
+
+
+@pytest.mark.parametrize(("name", "limit"), [("a.txt", 1000), (".a", 3000)])
+def test_a_copy_that_is_to_be_changed_needs_room_for_what_is_kept_of_it(tmp_path: Path, name: str, limit: int) -> None:
+    """Of a stored file, and of one that waits for its storage."""
+    old = b"x" * 2000
+
+    async def main() -> None:
+        async with mounted(LocalFileStorage(str(tmp_path / "files")), tmp_path) as tree:
+            await tree.write_file(name, old)
+            waiting = tree.spool.statistics().current_bytes
+            tree.spool._budget.limit = limit
+            fh = await tree.open(name, os.O_RDWR)
+            with pytest.raises(SpoolFull):
+                await tree.fs.write(fh, 0, b"new")
+            await tree.close(fh)
+            assert tree.spool.statistics().current_bytes == waiting
+            assert await tree.read_file(name) == old
+            await tree.write_file(name, b"new")
+            assert await tree.read_file(name) == b"new"
+
+    trio.run(main)
 
 
 class Crash(Exception):
