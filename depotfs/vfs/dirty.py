@@ -76,6 +76,11 @@ class Dirty:
         self.acknowledged = False
         self.keep_promise()
 
+    def supersede(self, other: Dirty) -> None:
+        """It takes the place of the other: what that one may have stored without our hearing of it is replaced."""
+        self.attempts |= other.attempts
+        self.places |= other.places
+
     @property
     def due(self) -> bool:
         """Whether these bytes are to be stored: somebody asked for it, and nobody has changed them since."""

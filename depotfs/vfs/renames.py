@@ -138,6 +138,8 @@ class Renames:
             elif volume.options.background and source.dirty is not None and source.base is None:
                 await self._commits.seal_durably(source, Destination(file_id, base, called))
                 source.dirty.base = base
+                if target is not None and target.dirty is not None:
+                    source.dirty.supersede(target.dirty)
                 self._commits.pending.schedule(source, 0)
             else:
                 left = await self._move_again(source, Destination(file_id, base, called), replace=replace)

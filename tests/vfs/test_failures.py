@@ -533,6 +533,22 @@ def test_a_rename_takes_only_what_it_moved(tmp_path: Path) -> None:
     assert (content(storage, "a.txt"), content(storage, "b.txt")) == (b"theirs", b"ours")
 
 
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_rename_replaces_what_had_landed_unheard(tmp_path: Path, existed: bool) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        if existed:
+            await tree.write_file("b.txt", b"older")
+            await tree.fs.drain()
+        storage.lost_replies = 1
+        await tree.write_file("b.txt", b"landed")
+        await tree.fs.commits.pending.drain(lambda node: True)
+        assert content(storage, "b.txt") == b"landed"
+        await tree.write_file(".new", b"new")
+        await rename(tree, ".new", "b.txt")
+
+    assert content(on_tree(check, tmp_path, background=True), "b.txt") == b"new"
+
+
 def test_a_rename_in_the_background_without_room_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
