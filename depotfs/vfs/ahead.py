@@ -73,9 +73,10 @@ class Ahead:
     def looked(self, node: FileNode) -> None:
         """Somebody asks for its attributes: those of the next files are on their way when this returns."""
         for order, place in self._orders(node, reading=False):
-            reader = order.reads.steps > 0 and order.reads.place == order.looks.place
-            order.looks = step(order.looks, place)
-            if not reader:  # else the files come whole
+            before = order.looks
+            order.looks = step(before, place)
+            reader = order.reads.steps > 0 and order.reads.place == before.place
+            if order.looks is not before and not reader:  # else nothing is new, or the files come whole
                 order.looks, wanted = plan(order.looks, len(order.ids), lambda _: 0, STATS)
                 self._start(order, wanted, self._fetch_stat)
 
@@ -133,7 +134,8 @@ class Ahead:
             return  # whoever really asks is told
 
     async def _fetch_stat(self, node: FileNode) -> None:
-        if not self._volume.is_fresh(node):
+        believed = self._volume.options.attr_timeout > 0  # else whoever asks for it asks the storage again
+        if believed and not self._volume.is_fresh(node):
             self.total_stats += 1
             self._adopt(await self._volume.ask(node.file_id))
 

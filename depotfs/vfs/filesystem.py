@@ -177,6 +177,9 @@ class DepotFilesystem:
             child.lookups += 1
             return self._attr(child)
         directory, volume = self._volume(parent)
+        seen = tree.last_seen(volume, name)
+        if seen is not None:
+            self._ahead[volume.name].looked(seen)
         node = await tree.find(volume, name)
         while node is not None and self._reopening.is_refused(pid) and not await self._reopening.keep(node, pid):
             node = await tree.find(volume, name)
@@ -390,8 +393,7 @@ class DepotFilesystem:
     @staticmethod
     def _known_size(volume: Volume, name: bytes) -> int:
         """Bytes of the file that a name leads to, 0 if it is not known here."""
-        ids = volume.rules.parse(name).ids
-        node = volume.scratch.get(name) or next((volume.nodes[i] for i in ids if i in volume.nodes), None)
+        node = tree.last_seen(volume, name)
         return node.size if node is not None else 0
 
     async def rename(

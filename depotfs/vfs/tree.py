@@ -11,6 +11,15 @@ from depotfs.vfs.nodes import FileNode, Life
 from depotfs.vfs.volume import Volume
 
 
+def last_seen(volume: Volume, raw: bytes) -> FileNode | None:
+    """The node that a name led to when it was last heard of, at no request. Raises NameTooLong, NameNotUnicode."""
+    node = volume.scratch.get(raw)
+    if node is not None:
+        return node
+    ids = volume.rules.parse(raw).ids
+    return next((volume.nodes[file_id] for file_id in ids if file_id in volume.nodes), None)
+
+
 async def find(volume: Volume, raw: bytes) -> FileNode | None:
     """The node that a name of the storage's directory leads to now, None for nothing.
 

@@ -98,6 +98,41 @@ def test_a_long_listing_takes_one_stat_a_file_and_no_content(tmp_path: Path) -> 
     assert run(test, stored(), tmp_path) == {"stat": COUNT}
 
 
+@pytest.mark.parametrize("timeout", [60.0, 0.0], ids=["believed for a minute", "always asked"])
+def test_names_looked_up_in_order_take_one_stat_a_file(tmp_path: Path, timeout: float) -> None:
+    async def test(tree: Tree) -> None:
+        await listed(tree)
+        for number, name in enumerate(IDS):
+            assert (await tree.lookup(name)).mtime_ns == number * 10**9
+        ahead = tree.fs._ahead["docs"].total_stats
+        assert ahead >= COUNT - 5 if timeout else not ahead
+
+    assert run(test, stored(), tmp_path, timeout) == {"stat": COUNT}
+
+
+def test_names_looked_up_without_any_order_take_one_stat_each(tmp_path: Path) -> None:
+    async def test(tree: Tree) -> None:
+        await listed(tree)
+        for name in random.Random(3).sample(IDS, 20):
+            assert (await tree.lookup(name)).mtime_ns == IDS.index(name) * 10**9
+
+    assert run(test, stored(), tmp_path) == {"stat": 20}
+
+
+def test_files_looked_up_and_read_in_order_take_one_request_each(tmp_path: Path) -> None:
+    """The kernel looks a name up again once its entry is too old, and may ask for attributes besides."""
+
+    async def test(tree: Tree) -> None:
+        attrs = await listed(tree)
+        for number, name in enumerate(IDS):
+            await tree.lookup(name)
+            assert await copied(tree, attrs[name].node_id) == content(number)
+
+    requests = run(test, stored(), tmp_path)
+    assert requests["load"] + requests["read"] <= COUNT
+    assert requests["stat"] <= 5
+
+
 def test_files_read_without_any_order_take_one_request_each(tmp_path: Path) -> None:
     async def test(tree: Tree) -> None:
         attrs = await listed(tree)
