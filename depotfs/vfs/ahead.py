@@ -14,7 +14,6 @@ import trio
 from depotfs.cache import Arrived, BlockCache, Source
 from depotfs.cache.readahead import WHOLE
 from depotfs.cache.walk import FILES, Walk, plan, step
-from depotfs.catalog import Catalog
 from depotfs.errors import DepotError
 from depotfs.types import FileId, FileStat
 from depotfs.vfs.nodes import FileNode, stable_ino
@@ -50,10 +49,9 @@ class Ahead:
         total_stats, total_contents: files whose stat, or whose content, was asked for ahead so far.
     """
 
-    def __init__(self, volume: Volume, cache: BlockCache, catalog: Catalog, nursery: trio.Nursery) -> None:
+    def __init__(self, volume: Volume, cache: BlockCache, nursery: trio.Nursery) -> None:
         self._volume = volume
         self._cache = cache
-        self._catalog = catalog
         self._nursery = nursery
         self._far = not volume.remote.inline
         self._ranged = self._far and volume.remote.storage.ranged
@@ -177,4 +175,3 @@ class Ahead:
         node = self._volume.nodes.get(stat.file_id)
         if node is not None and node.dirty is None and not node.lock.locked():
             self._volume.adopt(stat)
-            self._catalog.remember(self._volume.remote.identity, [stat])

@@ -101,6 +101,8 @@ class DepotFilesystem:
         self._root = DirectoryNode(ROOT, "", None)
         table.add_directory(self._root)
         self._directories: dict[bytes, DirectoryNode] = {}
+        for volume in volumes:
+            volume.catalog = catalog
         for name, volume in [*self.volumes.items(), *((a, self.volumes[n]) for a, n in aliases.items())]:
             node = DirectoryNode(stable_ino("directory", name, volume.name), name, volume)
             table.add_directory(node)
@@ -112,7 +114,7 @@ class DepotFilesystem:
             self._nursery = nursery
             self._cache.start(nursery)
             for volume in self.volumes.values():
-                self._ahead[volume.name] = Ahead(volume, self._cache, self._catalog, nursery)
+                self._ahead[volume.name] = Ahead(volume, self._cache, nursery)
             nursery.start_soon(self.commits.pending.run)
             nursery.start_soon(self._writing.tidy)
             nursery.start_soon(self._reopening.run)

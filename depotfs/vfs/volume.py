@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from depotfs.catalog import Catalog
 from depotfs.errors import TooLarge
 from depotfs.remote.remote import Remote
 from depotfs.types import FileEntry, FileId, FileStat
@@ -38,6 +39,7 @@ class Volume:
         nodes: the live node of each file id that is known.
         hidden: files renamed to a scratch name, by the id under which the storage still has them: their id is free
             for a new file, their content is reached by the scratch name.
+        catalog: remembers over restarts what the storage was asked and answered; None: nothing does.
         renaming: held by a rename, so that two never wait for each other's nodes.
         scratch: nodes reachable by a scratch name only.
     """
@@ -53,6 +55,7 @@ class Volume:
         self.nodes: dict[FileId, FileNode] = {}
         self.hidden: dict[FileId, FileNode] = {}
         self.scratch: dict[bytes, FileNode] = {}
+        self.catalog: Catalog | None = None
         self.renaming = NodeLock()
         self.mtime_ns = time.time_ns()
         self._questions: set[Question] = set()
@@ -98,6 +101,8 @@ class Volume:
                     try:
                         request.answer = await (request_of or self.remote.find)(file_id)
                         request.valid = file_id not in question.disturbed
+                        if request.valid and request.answer is not None and self.catalog is not None:
+                            self.catalog.remember(self.remote.identity, [request.answer])
                     finally:
                         del self._stats[file_id]
                         request.done.set()

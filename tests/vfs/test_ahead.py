@@ -133,6 +133,25 @@ def test_files_looked_up_and_read_in_order_take_one_request_each(tmp_path: Path)
     assert requests["stat"] <= 5
 
 
+def test_a_file_that_was_asked_for_is_not_asked_for_by_the_next_mount(tmp_path: Path) -> None:
+    storage = stored()
+
+    async def look(tree: Tree) -> None:
+        for name, attr in (await listed(tree)).items():
+            if IDS.index(FileId(name)) % 20:
+                await tree.lookup(name)
+            else:
+                await tree.fs.getattr(attr.node_id)
+
+    async def again(tree: Tree) -> None:
+        storage.requests.clear()
+        assert [attr.mtime_ns for attr in (await listed(tree)).values()] == [n * 10**9 for n in range(COUNT)]
+        await look(tree)
+
+    assert run(look, storage, tmp_path) == {"stat": COUNT}
+    assert not run(again, storage, tmp_path)
+
+
 def test_files_read_without_any_order_take_one_request_each(tmp_path: Path) -> None:
     async def test(tree: Tree) -> None:
         attrs = await listed(tree)
