@@ -113,7 +113,7 @@ class Commits:
             finally:
                 volume.disturb(destination.file_id)
         self._stored(node, dirty, stat)
-        await self._take_back(volume, dirty, stat.file_id)
+        await self.take_back(volume, dirty, stat.file_id)
         return left
 
     async def _taken(self, node: FileNode, dirty: Dirty, error: Exception) -> FileStat:
@@ -132,16 +132,16 @@ class Commits:
             raise error
         return found
 
-    async def _take_back(self, volume: Volume, dirty: Dirty, stored: FileId) -> None:
-        """What landed, unheard, where the file was before it was renamed is gone; it stays if the storage fails now."""
-        for file_id in dirty.places - {stored}:
+    async def take_back(self, volume: Volume, dirty: Dirty, own: FileId) -> None:
+        """What landed, unheard, where the file was before it was `own` is gone; it stays if the storage fails now."""
+        for file_id in dirty.places - {own}:
             volume.disturb(file_id)
             try:
                 found = await volume.remote.find(file_id)
                 if found is not None and found.commit in dirty.attempts:
                     await volume.remote.remove(file_id, expect=found.version)
             except (DepotError, OSError) as error:
-                _log.warning("%s/%s may be stored a second time as %s: %s", volume.name, stored, file_id, error)
+                _log.warning("%s/%s may be stored a second time as %s: %s", volume.name, own, file_id, error)
             finally:
                 volume.disturb(file_id)
 

@@ -77,6 +77,8 @@ class Renames:
             await self._removals.unlink(target)
         async with source.lock:  # a commit to where it was has ended
             self._call_scratch(source, raw, name)
+            if source.dirty is not None:
+                await self._commits.take_back(source.volume, source.dirty, source.file_id)
 
     def _call_scratch(self, source: FileNode, raw: bytes, name: Name) -> None:
         volume, own = source.volume, source.file_id
@@ -140,6 +142,7 @@ class Renames:
                 source.dirty.base = base
                 if target is not None and target.dirty is not None:
                     source.dirty.supersede(target.dirty)
+                await self._commits.take_back(volume, source.dirty, file_id)
                 self._commits.pending.schedule(source, 0)
             else:
                 left = await self._move_again(source, Destination(file_id, base, called), replace=replace)

@@ -533,6 +533,23 @@ def test_a_rename_takes_only_what_it_moved(tmp_path: Path) -> None:
     assert (content(storage, "a.txt"), content(storage, "b.txt")) == (b"theirs", b"ours")
 
 
+@pytest.mark.parametrize("new", [".a", "b.txt"])
+def test_a_name_that_was_renamed_does_not_come_back_with_what_had_landed_unheard(tmp_path: Path, new: str) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        storage.lost_replies = 1
+        await tree.write_file("a.txt", b"landed")
+        await tree.fs.commits.pending.drain(lambda node: True)
+        assert content(storage, "a.txt") == b"landed"
+        storage.failures["put"] = [StorageUnavailable("away")]
+        await rename(tree, "a.txt", new)
+        with pytest.raises(FileNotStored):
+            await tree.lookup("a.txt")
+        assert await tree.read_file(new) == b"landed"
+        storage.failures.clear()
+
+    assert content(on_tree(check, tmp_path, background=True), new) == b"landed"
+
+
 @pytest.mark.parametrize("existed", [False, True])
 def test_a_rename_replaces_what_had_landed_unheard(tmp_path: Path, existed: bool) -> None:
     async def check(tree: Tree, storage: Faulty) -> None:
