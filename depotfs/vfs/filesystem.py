@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -47,7 +46,6 @@ from depotfs.vfs.reopening import Reopening
 from depotfs.vfs.volume import Volume
 from depotfs.vfs.writing import Writing
 
-_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Take = Callable[[bytes, Attr, int], bool]
@@ -369,13 +367,9 @@ class DepotFilesystem:
         node = await tree.find(volume, name)
         if node is None:
             raise FileNotStored(f"{volume.name}/{name!r} does not exist")
-        if node.groups and volume.rules.parse(name).kind is Kind.ID and _process_group(pid) in node.groups - {-1}:
-            _log.warning(
-                "unlink of %s/%s by process %d is refused: its process group used that file by its plain name; tools "
-                "that mirror a folder see ids here and would delete what they copied (.by-name/ will be for them; "
-                "this version has none)",
-                directory.name, node.file_id, pid,
-            )  # fmt: skip
+        group = _process_group(pid)
+        if group in node.groups - {-1} and volume.rules.parse(name).kind is Kind.ID:
+            self._removals.note_refused(directory.name, node, group)
             raise NotPermitted(f"{volume.name}/{node.file_id} was used by its plain name by the same process group")
         await self._in_time(volume, f"unlink of {volume.name}/{node.file_id}", partial(self._unlink, node))
         volume.names_changed()

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Final
+
 from depotfs.vfs.commits import Commits
 from depotfs.vfs.nodes import FileNode, Life
 from depotfs.vfs.writing import Writing
+
+_log = logging.getLogger(__name__)
+_MOST_REFUSED: Final = 1000
+"""Process groups and directories remembered as told: one `rm *` is one of them, whatever it names."""
 
 
 class Removals:
@@ -13,6 +20,22 @@ class Removals:
     def __init__(self, writing: Writing, commits: Commits) -> None:
         self._writing = writing
         self._commits = commits
+        self._refused: set[tuple[int, str]] = set()
+
+    def note_refused(self, directory: str, node: FileNode, group: int) -> None:
+        """The log says, once for each process group and directory, why it may not unlink by id, and what to do."""
+        if (group, directory) in self._refused:
+            return
+        if len(self._refused) >= _MOST_REFUSED:
+            self._refused.clear()
+        self._refused.add((group, directory))
+        _log.warning(
+            "unlink of %s/%s is refused: its process group, %d, used that file by its plain name; tools that mirror a "
+            "folder see ids here and would delete what they copied. Mirror without deletion; remove files by the plain "
+            "names that were used, or from another process group (setsid rm ...). Further refusals to this one in this "
+            "directory are not logged",
+            directory, node.file_id, group,
+        )  # fmt: skip
 
     async def unlink(self, node: FileNode) -> None:
         """The file is gone here and in the storage; open handles go on, their bytes are never committed.

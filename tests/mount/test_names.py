@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import uuid
 from pathlib import Path
 
@@ -229,9 +230,13 @@ def test_root(checked: SharedMount) -> None:
 def test_unlink_by_id_after_use_by_name_is_refused(place: Place, checked: SharedMount) -> None:
     """A mirroring tool that sees ids instead of the names it wrote must not delete its own files."""
     checked.mount.expected.append("is refused: its process group")
-    (place / "mirrored").write_bytes(b"x")
-    by_id = place.directory / checked.files.derive("mirrored")
-    with refused(errno.EPERM):
-        by_id.unlink()
-    assert (place / "mirrored").read_bytes() == b"x"
-    (place / "mirrored").unlink()
+    names = ["mirrored", "mirrored too"]
+    for name in names:
+        (place / name).write_bytes(b"x")
+        with refused(errno.EPERM):
+            (place.directory / checked.files.derive(name)).unlink()
+        assert (place / name).read_bytes() == b"x"
+    checked.mount.wait_log("is refused: its process group")
+    assert checked.mount.log_text().count("is refused: its process group") == 1, "once for all files"
+    subprocess.run(["rm", place.directory / checked.files.derive(names[0])], check=True, start_new_session=True)
+    (place / names[1]).unlink()
