@@ -36,11 +36,13 @@ class Destination:
     Attributes:
         base: what is stored there and will be replaced, None for nothing: the commit is conditional on that.
         name: the plain or scratch name that the content is to be called by, None if only by its id.
+        over: what waits there for a commit of its own; if this one fails it replaces what landed unheard all the same.
     """
 
     file_id: FileId
     base: FileStat | None
     name: str | None
+    over: Dirty | None = None
 
     @classmethod
     def own(cls, node: FileNode, dirty: Dirty) -> Destination:
@@ -103,6 +105,8 @@ class Commits:
         with dirty.freeze():
             await self.keep_hidden(node, destination.file_id)
             dirty.file.seal(self._target(node, dirty, destination), durable=False)
+            if destination.over is not None:
+                destination.over.attempts.add(dirty.file.target.commit)
             dirty.written = False
             volume.disturb(destination.file_id)
             try:

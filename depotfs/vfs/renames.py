@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 
 from depotfs.errors import AlreadyStored, DepotError, FileNotStored, InvalidName, VersionChanged
@@ -145,7 +146,8 @@ class Renames:
                 await self._commits.take_back(volume, source.dirty, file_id)
                 self._commits.pending.schedule(source, 0)
             else:
-                left = await self._move_again(source, Destination(file_id, base, called), replace=replace)
+                over = target.dirty if target is not None else None
+                left = await self._move_again(source, Destination(file_id, base, called, over), replace=replace)
                 self._take_place(source, target, file_id)
                 if left is not None:
                     raise left
@@ -163,7 +165,7 @@ class Renames:
                 if not attempts:
                     raise
                 current = await source.volume.ask(destination.file_id)
-                destination = Destination(destination.file_id, current, destination.name)
+                destination = dataclasses.replace(destination, base=current)
 
     async def _move(self, source: FileNode, destination: Destination) -> Exception | None:
         """The storage has the source's content under the destination's id, and nothing under its own.
@@ -208,6 +210,9 @@ class Renames:
         await tree.refresh_locked(source)
         await self._commits.keep_hidden(source, destination.file_id)
         assert source.stat is not None
+        commit = uuid.uuid4().hex
+        if destination.over is not None:
+            destination.over.attempts.add(commit)
         volume.disturb(destination.file_id)
         try:
             stat = await volume.remote.copy(
@@ -215,7 +220,7 @@ class Renames:
                 destination.file_id,
                 destination.metadata(source.stat.metadata.modified),
                 expect=destination.base.version if destination.base else ABSENT,
-                commit=uuid.uuid4().hex,
+                commit=commit,
             )
         finally:
             volume.disturb(destination.file_id)

@@ -41,7 +41,7 @@ class Faulty(FarMemory):
         failures: by method, what its next calls raise.
         broken: puts under that id raise what no storage should.
         gates: by method, what its calls wait for.
-        lost_replies: how many of the next puts land and say that they did not.
+        lost_replies: how many of the next puts and copies land and say that they did not.
         calls: names of all methods called.
     """
 
@@ -80,7 +80,11 @@ class Faulty(FarMemory):
 
     def copy(self, *args: Any, **options: Any) -> Any:
         self._call("copy")
-        return super().copy(*args, **options)
+        stored = super().copy(*args, **options)
+        if self.lost_replies:
+            self.lost_replies -= 1
+            raise StorageUnavailable("the reply was lost")
+        return stored
 
     def remove(self, *args: Any, **options: Any) -> Any:
         self._call("remove")
@@ -548,6 +552,27 @@ def test_a_name_that_was_renamed_does_not_come_back_with_what_had_landed_unheard
         storage.failures.clear()
 
     assert content(on_tree(check, tmp_path, background=True), new) == b"landed"
+
+
+@pytest.mark.parametrize("source", [".a", "a.txt"])
+@pytest.mark.parametrize("existed", [False, True])
+def test_what_is_written_is_stored_over_a_failed_rename_that_landed_unheard(
+    tmp_path: Path, source: str, existed: bool
+) -> None:
+    async def check(tree: Tree, storage: Faulty) -> None:
+        await tree.write_file(source, b"renamed")
+        if existed:
+            await tree.write_file("b.txt", b"older")
+        fh = await (tree.open("b.txt", os.O_RDWR) if existed else tree.create("b.txt"))
+        await tree.fs.write(fh, 0, b"newer")
+        storage.lost_replies = 1
+        with pytest.raises(StorageUnavailable):
+            await rename(tree, source, "b.txt")
+        assert content(storage, "b.txt") == b"renamed"
+        await tree.close(fh)
+
+    storage = on_tree(check, tmp_path)
+    assert (content(storage, source), content(storage, "b.txt")) == (b"renamed", b"newer")
 
 
 @pytest.mark.parametrize("existed", [False, True])
