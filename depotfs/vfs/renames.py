@@ -126,6 +126,7 @@ class Renames:
                 await self._replace(source, name, target, replace=replace)
             except BaseException:
                 self._writing.give_back(target)
+                target.fresh_until = -1.0  # it may have been replaced all the same
                 raise
 
     async def _replace(self, source: FileNode, name: Name, target: FileNode | None, *, replace: bool) -> None:

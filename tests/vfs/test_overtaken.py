@@ -87,6 +87,25 @@ def test_who_was_refused_opens_what_the_name_showed_next(tmp_path: Path, kind: t
     trio.run(main)
 
 
+def test_after_a_rename_that_landed_unheard_the_storage_is_asked(tmp_path: Path) -> None:
+    storage = Faulty()
+    stored("a.txt", "b.txt", storage=storage)
+
+    async def main() -> None:
+        async with mounted(storage, tmp_path, VolumeOptions(attr_timeout=1000)) as tree:
+            reader = await tree.open("b.txt")
+            storage.lost_replies = 1
+            with pytest.raises(StorageUnavailable):
+                await rename(tree, "a.txt", "b.txt")
+            writer = await tree.open("b.txt", os.O_RDWR)
+            await tree.fs.write(writer, 0, b"new")
+            await tree.close(writer)
+            await tree.close(reader)
+
+    trio.run(main)
+    assert storage.files[derive("b.txt", storage.id_form)[0]]["data"] == b"new a.txt"
+
+
 def test_a_rename_that_cannot_be_undone_is_shown_as_done(tmp_path: Path) -> None:
     storage = Faulty()
     stored("a.txt", storage=storage)
