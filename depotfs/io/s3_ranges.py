@@ -1,4 +1,4 @@
-"""Ranges of S3 objects, asked for with a third of boto3's work.
+"""Ranges of S3 objects, and small objects, asked for with a third of boto3's work.
 
 Most of what boto3 does for a request is the same for every range of one object: it costs more than a millisecond
 under Python's GIL, which a mount that reads in order, or a program that reads here and there, pays each time. Here
@@ -10,9 +10,11 @@ not the wanted range is left to boto3, which asks again, tries again where that 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from botocore.awsrequest import AWSRequest
+from botocore.parsers import create_parser
 
 from depotfs.io.s3_client import S3Client, S3Settings, retry_after
 from depotfs.io.s3_errors import BROKEN_CONNECTION
@@ -28,6 +30,8 @@ _PAUSE: Final = 300
 want signatures in headers only, some buckets are elsewhere, and some credentials come to be valid again."""
 _NO_REFUSAL: Final = (404, 412, 429)
 """What every way of asking is told: the version is gone, or the server has too much to do."""
+_WITH_CHECKSUM: Final = {"x-amz-checksum-mode": "ENABLED"}
+_parser: Any = create_parser("rest-xml")
 
 
 class S3Ranges:
@@ -47,14 +51,9 @@ class S3Ranges:
         Args:
             etag: without quotes.
         """
-        if self._settings.requester_pays or time.monotonic() < self._paused_until:
-            return None
-        try:
-            client = self._client.current()
-            headers = {"Range": f"bytes={offset}-{offset + size - 1}", "If-Match": f'"{etag}"'}
-            request = AWSRequest("GET", self._url(client, key), headers=headers, stream_output=True)
-            answer = S3Client.session_of(client).send(request.prepare())
-        except BROKEN_CONNECTION:
+        headers = {"Range": f"bytes={offset}-{offset + size - 1}", "If-Match": f'"{etag}"'}
+        answer = self._ask(lambda client: self._url(client, key), headers)
+        if answer is None:
             return None
         told = answer.headers
         if (
@@ -64,26 +63,57 @@ class S3Ranges:
         ):
             self._refusals = 0
             return answer.raw
-        answer.raw.close()
-        if answer.status_code < 500 and answer.status_code not in _NO_REFUSAL:
-            self._refused(key)
-        time.sleep(retry_after(answer) or 0)
+        self._signed.pop(key, None)
+        self._leave(answer)
         return None
 
-    def _refused(self, key: str) -> None:
-        self._signed.pop(key, None)
-        self._refusals += 1
+    def load(self, key: str) -> dict[str, Any] | None:
+        """What boto3's `get_object` tells of a whole object, None where boto3 has to be asked.
+
+        A signature of its own is made for each: this is for small ones, which are asked for once.
+        """
+        answer = self._ask(lambda client: self._sign(client, key, ChecksumMode="ENABLED"), _WITH_CHECKSUM)
+        if answer is None:
+            return None
+        if answer.status_code != 200 or "Expires" in answer.headers:  # which boto3 has its own way with
+            self._leave(answer)
+            return None
+        self._refusals = 0
+        response = {"status_code": 200, "headers": answer.headers, "body": answer.raw}
+        shape = self._client.current().meta.service_model.operation_model("GetObject").output_shape
+        told: dict[str, Any] = _parser.parse(response, shape)
+        return told
+
+    def _ask(self, sign: Callable[[Any], str], headers: dict[str, str]) -> Any:
+        """The answer, None where none came or none is to be asked for in this way."""
+        if self._settings.requester_pays or time.monotonic() < self._paused_until:
+            return None
+        client = self._client.current()
+        try:
+            request = AWSRequest("GET", sign(client), headers=headers, stream_output=True)
+            return S3Client.session_of(client).send(request.prepare())
+        except BROKEN_CONNECTION:
+            return None
+
+    def _leave(self, answer: Any) -> None:
+        """To boto3, once the server wants to be asked again."""
+        answer.raw.close()
+        self._refusals += answer.status_code < 500 and answer.status_code not in _NO_REFUSAL
         if self._refusals >= _REFUSALS:
             self._refusals, self._paused_until = 0, time.monotonic() + _PAUSE
+        time.sleep(retry_after(answer) or 0)
 
     def _url(self, client: Any, key: str) -> str:
         if client is not self._signed_by:
             self._signed, self._signed_by = {}, client
         url, until = self._signed.get(key, ("", 0.0))
         if until < time.monotonic():
-            where = {"Bucket": self._settings.bucket, "Key": key}
-            url = client.generate_presigned_url("get_object", Params=where, ExpiresIn=_VALID)
+            url = self._sign(client, key)
             if len(self._signed) >= _OBJECTS:
                 self._signed = {}
             self._signed[key] = url, time.monotonic() + _USED
         return url
+
+    def _sign(self, client: Any, key: str, **fields: str) -> str:
+        where = {"Bucket": self._settings.bucket, "Key": key, **fields}
+        return str(client.generate_presigned_url("get_object", Params=where, ExpiresIn=_VALID))

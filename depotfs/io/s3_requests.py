@@ -184,7 +184,7 @@ class S3Requests:
     def load(self, key: str, largest: int) -> tuple[Head, bytes | None]:
         """What `head` tells, and the whole object if it has at most `largest` bytes; one request. FileNotStored."""
         with self._call("GET", key) as common:
-            answer = self._client.current().get_object(**common, ChecksumMode="ENABLED")
+            answer = self._ranges.load(key) or self._client.current().get_object(**common, ChecksumMode="ENABLED")
             head = self._head_of(answer)
             with closing(answer["Body"]) as body:
                 content = body.read() if head.size <= largest else None  # else the connection is given up

@@ -386,3 +386,12 @@ def test_options_that_cannot_be(minio: S3Server) -> None:
     for options in ({"attempts": 0}, {"timeout": 0}, {"timeout": "soon"}, {"timeout": "2h"}):
         with pytest.raises(ConfigurationError, match=next(iter(options))):
             _storage(minio, "bucket", **options)
+
+
+def test_whole_objects_are_loaded_by_signed_urls(storage: S3Storage, proxy: FaultProxy) -> None:
+    stat = put(storage, noise(1000))
+    proxy.requests.clear()
+    assert storage.load(stat.file_id, 1000) == (storage.stat(stat.file_id), noise(1000))
+    assert [b"X-Amz-Signature" in line for line in proxy.requests] == [True, False]
+    proxy.answers.append(_answer("403 Forbidden", "AccessDenied"))
+    assert storage.load(stat.file_id, 999) == (storage.stat(stat.file_id), None)
