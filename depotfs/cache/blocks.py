@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
@@ -183,12 +184,14 @@ class BlockCache:
 
     async def _fetch(self, request: Request) -> None:
         """The request's runs are all settled when this ends, however it ends."""
-        source, error = request.source, None
-        bring = _Exactly(request, self._arrive)
+        source = request.source
+        error: Exception | None = None
         try:
             with request.scope:
-                await source.fetch(request.offset, request.end - request.offset, bring)
-            error = bring.error
+                await source.fetch(request.offset, request.end - request.offset, partial(self._arrive, request))
+                if request.pending:
+                    request.damage = request.damage or _damaged(request.pending[0], 0)
+            error = request.damage
         except Exception as raised:
             error = raised
         finally:
@@ -200,7 +203,15 @@ class BlockCache:
             source.stream = paced(source.stream, request.end - request.offset, trio.current_time() - request.begun)
             self._read_ahead(source)
 
-    def _arrive(self, run: Run, data: bytes | memoryview) -> None:
+    def _arrive(self, request: Request, data: bytes | memoryview) -> None:
+        """One more run of the request is here, unless something was wrong before."""
+        if request.damage is not None or not request.pending:
+            return  # a thread that was given up may still bring something
+        run = request.pending[0]
+        if len(data) != run.size:
+            request.damage = _damaged(run, len(data))
+            return
+        request.pending.popleft()
         run.data = memoryview(data)
         self._fetched += run.size
         self._store.arrived(run)
@@ -260,30 +271,6 @@ class BlockCache:
             run.request.give_up()
         else:
             self._store.leave(run)
-
-
-class _Exactly:
-    """Takes what a fetch brings; from the first piece of another size than expected on, nothing more."""
-
-    def __init__(self, request: Request, arrive: Callable[[Run, bytes | memoryview], None]) -> None:
-        self._request = request
-        self._arrive = arrive
-        self._damage: Exception | None = None
-
-    def __call__(self, data: bytes | memoryview) -> None:
-        if self._damage is not None or not self._request.pending:
-            return  # a thread that was given up may still bring something
-        run = self._request.pending[0]
-        if len(data) == run.size:
-            self._arrive(self._request.pending.popleft(), data)
-        else:
-            self._damage = _damaged(run, len(data))
-
-    @property
-    def error(self) -> Exception | None:
-        """What is wrong with all that a fetch brought that ended well, or was given up."""
-        given_up = self._request.scope.cancelled_caught or not self._request.pending
-        return self._damage or (None if given_up else _damaged(self._request.pending[0], 0))
 
 
 def _damaged(run: Run, size: int) -> ContentDamaged:

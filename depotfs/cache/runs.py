@@ -10,6 +10,7 @@ import trio
 
 from depotfs.cache.readahead import BLOCK, pieces
 from depotfs.cache.source import Source
+from depotfs.errors import ContentDamaged
 
 OVERHEAD: Final = 3 << 10
 """Bytes of memory that a run takes beside its content (measured: 2.6 KiB); of tiny files it is nearly all."""
@@ -23,11 +24,12 @@ class Request:
         offset, end: of all of it.
         ahead: no reader had asked for it when it was begun.
         pending: the runs that are not settled, in order: the others it must not hold.
+        damage: other bytes came than were asked for: nothing more is taken.
         scope: cancels the fetch.
         begun: trio's time of its beginning.
     """
 
-    __slots__ = ("ahead", "begun", "end", "offset", "pending", "scope", "source")
+    __slots__ = ("ahead", "begun", "damage", "end", "offset", "pending", "scope", "source")
 
     def __init__(self, source: Source, offset: int, end: int, *, ahead: bool) -> None:
         self.source = source
@@ -36,6 +38,7 @@ class Request:
         self.ahead = ahead
         bounds = pieces(offset, end) if ahead else [(offset, end)]
         self.pending = deque(Run(self, begin, stop) for begin, stop in bounds)
+        self.damage: ContentDamaged | None = None
         self.scope = trio.CancelScope()
         self.begun = trio.current_time()
 
