@@ -25,10 +25,10 @@ from depotfs.io.ids import is_canonical
 from depotfs.io.interfaces import check_expected
 from depotfs.io.native import NativeStorage
 from depotfs.io.reader import ContentReader
-from depotfs.io.s3_client import S3Settings
+from depotfs.io.s3_client import S3Settings, quoted
 from depotfs.io.s3_errors import ConditionFailed, UploadGone
 from depotfs.io.s3_parts import LARGEST_OBJECT, copy_parts, pieces_of, send_parts
-from depotfs.io.s3_requests import NO_CONDITION, Fields, Head, S3Requests, Stored, quoted
+from depotfs.io.s3_requests import NO_CONDITION, Fields, Head, S3Requests, Stored
 from depotfs.io.times import format_stored, parse_stored
 from depotfs.io.utils import check_header_text, decode_header_text, encode_header_text, make_content_disposition
 from depotfs.types import (

@@ -195,3 +195,8 @@ def retry_after(answer: Any) -> float | None:
     """Seconds after which a server that has too much to do wants to be asked again, None where it does not say."""
     told = answer.headers.get("retry-after", "") if answer.status_code in (429, 503) else ""
     return float(told) if told.isdigit() and float(told) <= _LONGEST_RETRY_AFTER else None
+
+
+def quoted(etag: str) -> str:
+    """An ETag as conditions want it."""
+    return f'"{etag}"'

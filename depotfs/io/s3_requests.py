@@ -21,10 +21,10 @@ from urllib.parse import unquote_plus, urlencode
 from xml.etree import ElementTree
 
 from depotfs.errors import AccessDenied, FileNotStored, StorageMissing, StorageUnavailable, VersionChanged
-from depotfs.io.s3_client import LISTING, S3Client, S3Settings
+from depotfs.io.s3_client import LISTING, S3Client, S3Settings, quoted
 from depotfs.io.s3_clock import ServerClock
 from depotfs.io.s3_errors import BROKEN_CONNECTION, ConditionFailed, NotS3, translated
-from depotfs.io.s3_ranges import S3Ranges
+from depotfs.io.s3_signed import S3SignedGets
 
 Fields = Mapping[str, Any]
 """Parameters of a request, as the S3 API names them."""
@@ -91,11 +91,6 @@ class Stored:
     exact: bool
 
 
-def quoted(etag: str) -> str:
-    """An ETag as conditions want it."""
-    return f'"{etag}"'
-
-
 class S3Requests:
     """Requests to the bucket of `settings`, from any thread. No request is made before the first method is called.
 
@@ -108,7 +103,7 @@ class S3Requests:
         self._new_bucket = new_bucket
         self._making = threading.Lock()  # around making it, so that one thread does and the others find it
         self._client = S3Client(settings)
-        self._ranges = S3Ranges(settings, self._client)
+        self._signed = S3SignedGets(settings, self._client)
         self._clock = ServerClock()
         self._bucket_seen = False
 
@@ -184,7 +179,7 @@ class S3Requests:
     def load(self, key: str, largest: int) -> tuple[Head, bytes | None]:
         """What `head` tells, and the whole object if it has at most `largest` bytes; one request. FileNotStored."""
         with self._call("GET", key) as common:
-            answer = self._ranges.load(key) or self._client.current().get_object(**common, ChecksumMode="ENABLED")
+            answer = self._signed.load(key) or self._client.current().get_object(**common, ChecksumMode="ENABLED")
             head = self._head_of(answer)
             with closing(answer["Body"]) as body:
                 content = body.read() if head.size <= largest else None  # else the connection is given up
@@ -236,7 +231,7 @@ class S3Requests:
 
     def _open_range(self, key: str, etag: str, offset: int, size: int) -> Any:
         with self._call("GET", key) as common:
-            if (body := self._ranges.open(key, etag, offset, size)) is not None:
+            if (body := self._signed.open(key, etag, offset, size)) is not None:
                 return body
             answer = self._client.current().get_object(
                 **common, Range=f"bytes={offset}-{offset + size - 1}", IfMatch=quoted(etag)

@@ -167,7 +167,7 @@ def test_signatures_in_headers_where_those_in_urls_are_refused(
 def test_signatures_in_urls_are_tried_again_later(
     storage: S3Storage, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("depotfs.io.s3_ranges._PAUSE", 0)
+    monkeypatch.setattr("depotfs.io.s3_signed._PAUSE", 0)
     test_signatures_in_headers_where_those_in_urls_are_refused(storage, proxy, "403 Forbidden", [True])
 
 

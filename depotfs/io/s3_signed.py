@@ -1,4 +1,4 @@
-"""Ranges of S3 objects, and small objects, asked for with a third of boto3's work.
+"""GET by signed URLs: ranges of S3 objects, and small objects, with a third of boto3's work.
 
 Most of what boto3 does for a request is the same for every range of one object: it costs more than a millisecond
 under Python's GIL, which a mount that reads in order, or a program that reads here and there, pays each time. Here
@@ -16,7 +16,7 @@ from typing import Any, Final
 from botocore.awsrequest import AWSRequest
 from botocore.parsers import create_parser
 
-from depotfs.io.s3_client import S3Client, S3Settings, retry_after
+from depotfs.io.s3_client import S3Client, S3Settings, quoted, retry_after
 from depotfs.io.s3_errors import BROKEN_CONNECTION
 
 _VALID: Final = 900
@@ -34,8 +34,8 @@ _WITH_CHECKSUM: Final = {"x-amz-checksum-mode": "ENABLED"}
 _parser: Any = create_parser("rest-xml")
 
 
-class S3Ranges:
-    """Asks for ranges of the bucket of `settings`, from any thread."""
+class S3SignedGets:
+    """Asks for ranges and whole objects of the bucket of `settings`, from any thread."""
 
     def __init__(self, settings: S3Settings, client: S3Client) -> None:
         self._settings = settings
@@ -51,7 +51,7 @@ class S3Ranges:
         Args:
             etag: without quotes.
         """
-        headers = {"Range": f"bytes={offset}-{offset + size - 1}", "If-Match": f'"{etag}"'}
+        headers = {"Range": f"bytes={offset}-{offset + size - 1}", "If-Match": quoted(etag)}
         answer = self._ask(lambda client: self._url(client, key), headers)
         if answer is None:
             return None
