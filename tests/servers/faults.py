@@ -93,6 +93,11 @@ class FaultProxy:
                     self.requests.append(line[: -len(b" HTTP/1.1")])
                     if self.answers:
                         client.sendall(self.answers.pop(0))
+                        client.shutdown(socket.SHUT_WR)
+                        while client.recv(
+                            _CHUNK
+                        ):  # what is not read would reset the connection, and the answer be lost
+                            pass
                         break
                 server.sendall(data)
         except OSError:
