@@ -15,6 +15,7 @@ from depotfs.io.content import Content
 from depotfs.io.interfaces import FileStorage
 from depotfs.io.reader import ContentReader
 from depotfs.remote.retry import retry_delay
+from depotfs.remote.workers import in_thread
 from depotfs.types import ANY, Expected, FileEntry, FileId, FileMetadata, FileStat
 
 _log = logging.getLogger(__name__)
@@ -85,12 +86,12 @@ class Remote:
 
     async def _once(self, call: Callable[[], T], end: float, limiter: trio.CapacityLimiter) -> T:
         with trio.move_on_at(end), _under_way:
-            return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
+            return await in_thread(call, limiter=limiter, abandon=True)
         raise StorageUnavailable(f"{self.identity} did not answer within {self.deadline:g} s")
 
     async def _change(self, call: Callable[[], T]) -> T:
         with self._foreign_errors(), trio.CancelScope(shield=True), _under_way:
-            answer = await trio.to_thread.run_sync(call, limiter=self._transfers)
+            answer = await in_thread(call, limiter=self._transfers)
         return answer  # noqa: RET504 - a scope may swallow a cancellation, for all that mypy knows
 
     @contextmanager

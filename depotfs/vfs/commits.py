@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-import trio
-
 from depotfs.errors import AlreadyStored, DepotError, FileNotStored, VersionChanged, mark_reported
 from depotfs.io.content import FileContent
 from depotfs.io.utils import guess_type
+from depotfs.remote.workers import in_thread
 from depotfs.spool import Spool, SpoolFile, State, Target
 from depotfs.types import ABSENT, OCTET_STREAM, UNNAMED, FileId, FileMetadata, FileStat
 from depotfs.vfs.dirty import Dirty, SpoolReader
@@ -267,7 +266,7 @@ class Commits:
         assert dirty is not None
         target = self._target(node, dirty, destination)
         with dirty.freeze():
-            await trio.to_thread.run_sync(partial(dirty.file.seal, target, durable=True))
+            await in_thread(partial(dirty.file.seal, target, durable=True))
         dirty.acknowledge()
 
     def put_back(self, node: FileNode, name: str | None, *, scheduled: bool) -> None:

@@ -6,12 +6,11 @@ import os
 from collections.abc import Awaitable
 from typing import Final, TypeVar
 
-import trio
-
 from depotfs.cache import PIECE, Arrived, BlockCache, Source
 from depotfs.errors import BadHandle, ContentDamaged
 from depotfs.io.reader import ContentReader
 from depotfs.remote.remote import Remote
+from depotfs.remote.workers import in_thread
 from depotfs.types import FileStat
 
 T = TypeVar("T")
@@ -87,7 +86,7 @@ class Reading:
     async def _read_in_thread(self, offset: int, size: int) -> bytes:
         assert self._fd is not None
         if self._in_place:
-            data = await trio.to_thread.run_sync(os.pread, self._fd, size, offset)
+            data = await in_thread(os.pread, self._fd, size, offset)
         else:
             data = os.pread(self._fd, size, offset)
         if len(data) != size:

@@ -10,6 +10,7 @@ import trio
 
 from depotfs.cache import BlockCache
 from depotfs.errors import FileNotStored, Stale, VersionChanged
+from depotfs.remote.workers import in_thread
 from depotfs.spool import Spool, SpoolFile, State, Target
 from depotfs.types import ABSENT, OCTET_STREAM, UNNAMED, FileStat
 from depotfs.vfs.dirty import Dirty
@@ -197,9 +198,9 @@ class Writing:
 
 async def _copy(source: int, file: SpoolFile, size: int) -> None:
     """The empty file has the first `size` bytes of the source, holes as holes. SpoolFull, before anything is copied."""
-    ranges = await trio.to_thread.run_sync(_data_ranges, source, size)
+    ranges = await in_thread(_data_ranges, source, size)
     file.allot(size, sum(end - offset for offset, end in ranges))
-    await trio.to_thread.run_sync(_copy_ranges, source, file.fd, ranges)
+    await in_thread(_copy_ranges, source, file.fd, ranges)
 
 
 def _data_ranges(source: int, size: int) -> list[tuple[int, int]]:
