@@ -12,11 +12,14 @@ class DepotError(Exception):
     """Anything that went wrong by a cause that this project knows.
 
     Attributes:
-        transient: whether the same call may succeed when it is simply made again later.
+        transient: whether the same call may succeed when it is simply made again, at once.
+        curable: whether time, new credentials or a person at the server can make it succeed: what waits to be stored
+            is tried again later, too. Not so for what lost a race or can never be stored.
         retry_after: seconds that the server asked to wait before that, where it said so.
     """
 
     transient: bool = False
+    curable: bool = True
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -44,17 +47,25 @@ class UnknownDepot(DepotError, AttributeError):
 class InvalidFileId(DepotError, ValueError):
     """What was given cannot be the id of a stored file."""
 
+    curable = False
+
 
 class InvalidMetadata(DepotError, ValueError):
     """A stored file's metadata cannot be understood, or a value cannot be stored as metadata."""
+
+    curable = False
 
 
 class AlreadyStored(DepotError, FileExistsError):
     """The file was to be made only if absent, and it is there."""
 
+    curable = False
+
 
 class VersionChanged(DepotError, OSError):
     """The content that the call was conditional on is gone: replaced or deleted by somebody else."""
+
+    curable = False
 
 
 class AccessDenied(DepotError, PermissionError):
@@ -108,6 +119,8 @@ class QuotaExceeded(DepotError, OSError):
 class TooLarge(DepotError, OSError):
     """The content is larger than the storage can hold."""
 
+    curable = False
+
 
 class ContentDamaged(DepotError, OSError):
     """The bytes that arrived are not those that were stored: cut short or with another checksum."""
@@ -117,6 +130,8 @@ class ContentDamaged(DepotError, OSError):
 
 class Unsupported(DepotError, OSError):
     """The storage cannot do this at all."""
+
+    curable = False
 
 
 class ConfigurationError(DepotError, ValueError):

@@ -305,6 +305,31 @@ class FileStorage(ABC):
         finally:
             reader.close()
 
+    def move(
+        self, source: FileStat, target: FileId, metadata: FileMetadata, *, expect: Expected = ANY, commit: str = ""
+    ) -> FileStat:
+        """`target` has the bytes of exactly `source` and this metadata, and nothing is stored under the source's id.
+
+        Atomic for readers of the target. What somebody else has stored under the source's id meanwhile stays.
+        Raises: as `copy`. One that fails has changed nothing, or has left both, never neither: it looks at what is
+            there before it undoes anything.
+        """
+        stat = self.copy(source, target, metadata, expect=expect, commit=commit)
+        try:
+            self.remove(source.file_id, expect=source.version)
+        except VersionChanged:
+            return stat
+        except Exception:
+            try:
+                if self.stat(source.file_id).version != source.version:
+                    return stat
+            except FileNotStored:
+                return stat
+            if expect == ABSENT:
+                self.remove(target, expect=stat.version)
+            raise
+        return stat
+
     def remove(self, file_id: FileId, *, expect: Expected = ANY) -> None:
         """Nothing is stored under that id, and if `expect` is a version, it was that one that went.
 
