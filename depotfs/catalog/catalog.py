@@ -101,6 +101,12 @@ class Catalog:
         self._flush_if_full()
         return exact
 
+    def knows(self, identity: str, file_id: FileId) -> bool:
+        """Whether such a file was ever heard of and not forgotten, in whatever revision."""
+        with self._tables:
+            known, stat = self._look((identity, file_id))
+        return stat is not None or (not known and bool(self._select(identity, [file_id])))
+
     def remember(self, identity: str, stats: Iterable[FileStat]) -> None:
         """Found from now on; in the file by the next `flush`, which a full batch brings about by itself."""
         with self._tables:

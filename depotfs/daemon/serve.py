@@ -102,7 +102,7 @@ class Daemon:
         except OSError as error:
             raise CommandFailed(Exit.NO_PERMISSION, f"The spool {self._spool.directory}: {error}") from error
         try:
-            recover(files, self._volumes, self._filesystem.commits)
+            recover(files, self._volumes, self._filesystem.committer)
             self._held_before = sum(file.state is State.HELD for file in files)
             yield
         finally:

@@ -86,7 +86,7 @@ class Operations(pyfuse3.Operations):
 
     @_answer
     async def getattr(self, inode: int, ctx: object) -> EntryAttributes:
-        return _attributes(await self._fs.getattr(inode))
+        return _entry(await self._fs.getattr(inode))
 
     @_answer
     async def setattr(
@@ -94,7 +94,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         size = attr.st_size if fields.update_size else None
         mtime_ns = attr.st_mtime_ns if fields.update_mtime else None
-        return _attributes(await self._fs.setattr(inode, size=size, mtime_ns=mtime_ns, fh=fh))
+        return _entry(await self._fs.setattr(inode, size=size, mtime_ns=mtime_ns, fh=fh))
 
     @_answer
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
@@ -207,15 +207,8 @@ def _opened(handle: HandleId, flags: int) -> FileInfo:
     return FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=True, direct_io=direct)
 
 
-def _attributes(attr: Attr) -> EntryAttributes:
-    """For a reply about a node that the kernel knows: shows the inode number that stays."""
-    entry = _entry(attr)
-    entry.st_ino = pyfuse3.InodeT(attr.ino)
-    return entry
-
-
 def _entry(attr: Attr) -> EntryAttributes:
-    """For a reply that carries an entry: its inode number is the node's id, pyfuse3 has one field for both."""
+    """What the kernel is told of a node: its inode number is the node's id, pyfuse3 has one field for both."""
     entry = EntryAttributes()
     entry.st_ino = pyfuse3.InodeT(attr.node_id)
     entry.st_mode = pyfuse3.ModeT(attr.mode)

@@ -192,6 +192,16 @@ class Remote:
         """As the storage's `copy`."""
         return await self._change(lambda: self.storage.copy(source, target, metadata, expect=expect, commit=commit))
 
+    async def move(
+        self, source: FileStat, target: FileId, metadata: FileMetadata, *, expect: Expected, commit: str
+    ) -> FileStat:
+        """As the storage's `move`."""
+
+        def call() -> FileStat:
+            return self.storage.move(source, target, metadata, expect=expect, commit=commit)
+
+        return call() if self.inline else await self._change(call)
+
     async def remove(self, file_id: FileId, *, expect: Expected = ANY) -> None:
         """As the storage's `remove`."""
         if self.inline:

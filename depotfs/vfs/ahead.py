@@ -16,7 +16,8 @@ from depotfs.cache.readahead import WHOLE
 from depotfs.cache.walk import FILES, Walk, plan, step
 from depotfs.errors import DepotError
 from depotfs.types import FileId, FileStat
-from depotfs.vfs.nodes import FileNode, stable_ino
+from depotfs.vfs.file import File
+from depotfs.vfs.nodes import stable_ino
 from depotfs.vfs.volume import Volume
 
 STATS: Final = 128
@@ -68,9 +69,9 @@ class Ahead:
             self._listed, self._numbered = Order(), None
         self._listed.extend(file_ids)
 
-    def looked(self, node: FileNode) -> None:
+    def looked(self, file: File) -> None:
         """Somebody asks for its attributes: those of the next files are on their way when this returns."""
-        for order, place in self._orders(node, reading=False):
+        for order, place in self._orders(file, reading=False):
             before = order.looks
             order.looks = step(before, place)
             reader = order.reads.steps > 0 and order.reads.place == before.place
@@ -78,21 +79,21 @@ class Ahead:
                 order.looks, wanted = plan(order.looks, len(order.ids), lambda _: 0, STATS)
                 self._start(order, wanted, self._fetch_stat)
 
-    def read(self, node: FileNode) -> None:
+    def read(self, file: File) -> None:
         """Somebody reads its first bytes: the next files, if small, are on their way when this returns."""
-        for order, place in self._orders(node, reading=True):
+        for order, place in self._orders(file, reading=True):
             order.reads = step(order.reads, place)
             order.reads, wanted = plan(order.reads, len(order.ids), self._sizes(order), FILES)
             self._start(order, wanted, self._fetch_whole)
 
-    async def load(self, node: FileNode) -> None:
-        """If the node is small, clean and known from a listing only, its exact stat and its content are here."""
-        if self._ranged and node.stat is None and node.dirty is None and 0 < node.size <= WHOLE:
-            await self._load(node.file_id)
+    async def load(self, file: File) -> None:
+        """If the file is small, clean and known from a listing only, its exact stat and its content are here."""
+        if self._ranged and file.stat is None and file.draft is None and 0 < file.size <= WHOLE:
+            await self._load(file.file_id)
 
-    def _orders(self, node: FileNode, *, reading: bool) -> list[tuple[Order, int]]:
-        """The orders in which somebody may be walking, with the node's place."""
-        place = self._listed.places.get(node.file_id)
+    def _orders(self, file: File, *, reading: bool) -> list[tuple[Order, int]]:
+        """The orders in which somebody may be walking, with the file's place."""
+        place = self._listed.places.get(file.file_id)
         if place is None:
             return []
         orders = [self._listed]
@@ -101,7 +102,7 @@ class Ahead:
             self._number()
         if self._numbered is not None:
             orders.append(self._numbered)
-        return [(order, order.places[node.file_id]) for order in orders if node.file_id in order.places]
+        return [(order, order.places[file.file_id]) for order in orders if file.file_id in order.places]
 
     def _number(self) -> None:
         if self._numbered is None or len(self._listed.ids) > _GROWN * len(self._numbered.ids):
@@ -110,43 +111,43 @@ class Ahead:
             self._numbered.extend(sorted(self._listed.ids, key=lambda file_id: stable_ino(name, file_id)))
 
     def _sizes(self, order: Order) -> Callable[[int], int]:
-        nodes = self._volume.nodes
+        directory = self._volume.directory
 
         def size(place: int) -> int:
-            node = nodes.get(order.ids[place])
-            return node.size if node is not None and node.size <= WHOLE else 0
+            file = directory.find(order.ids[place])
+            return file.size if file is not None and file.size <= WHOLE else 0
 
         return size
 
-    def _start(self, order: Order, places: range, fetch: Callable[[FileNode], Awaitable[None]]) -> None:
+    def _start(self, order: Order, places: range, fetch: Callable[[File], Awaitable[None]]) -> None:
         for place in places:
-            node = self._volume.nodes.get(order.ids[place])
-            if node is not None and node.dirty is None and not node.lock.locked():
-                self._nursery.start_soon(self._quietly, fetch, node)
+            file = self._volume.directory.find(order.ids[place])
+            if file is not None and not file.is_ours:
+                self._nursery.start_soon(self._quietly, fetch, file)
 
     @staticmethod
-    async def _quietly(fetch: Callable[[FileNode], Awaitable[None]], node: FileNode) -> None:
+    async def _quietly(fetch: Callable[[File], Awaitable[None]], file: File) -> None:
         try:
-            await fetch(node)
+            await fetch(file)
         except (DepotError, OSError):
             return  # whoever really asks is told
 
-    async def _fetch_stat(self, node: FileNode) -> None:
+    async def _fetch_stat(self, file: File) -> None:
         believed = self._volume.options.attr_timeout > 0  # else whoever asks for it asks the storage again
-        if believed and not self._volume.is_fresh(node):
+        if believed and not self._volume.is_fresh(file):
             self.total_stats += 1
-            self._adopt(await self._volume.ask(node.file_id))
+            self._adopt(await self._volume.knowledge.ask(file.file_id))
 
-    async def _fetch_whole(self, node: FileNode) -> None:
-        if not self._ranged or not 0 < node.size <= WHOLE:
-            if node.stat is None:
-                await self._fetch_stat(node)
-        elif node.stat is None or not self._volume.is_fresh(node):
+    async def _fetch_whole(self, file: File) -> None:
+        if not self._ranged or not 0 < file.size <= WHOLE:
+            if file.stat is None:
+                await self._fetch_stat(file)
+        elif file.stat is None or not self._volume.is_fresh(file):
             self.total_contents += 1
-            await self._load(node.file_id)
-        elif not self._cache.holds(key := self._key(node.stat)):
+            await self._load(file.file_id)
+        elif not self._cache.holds(key := self._key(file.stat)):
             self.total_contents += 1
-            stat, remote = node.stat, self._volume.remote
+            stat, remote = file.stat, self._volume.remote
 
             async def fetch(offset: int, length: int, arrived: Arrived) -> None:
                 arrived(await remote.pread(await remote.open_content(stat), offset, length))
@@ -163,7 +164,7 @@ class Ahead:
                 self._cache.insert(self._key(stat), content)
             return stat
 
-        self._adopt(await self._volume.ask(file_id, whole))
+        self._adopt(await self._volume.knowledge.ask(file_id, whole))
 
     def _key(self, stat: FileStat) -> tuple[str, FileId, str]:
         return self._volume.remote.identity, stat.file_id, stat.version
@@ -172,6 +173,6 @@ class Ahead:
         """What was answered is known, unless this mount is about to change the file."""
         if stat is None:
             return
-        node = self._volume.nodes.get(stat.file_id)
-        if node is not None and node.dirty is None and not node.lock.locked():
+        file = self._volume.directory.find(stat.file_id)
+        if file is not None and not file.is_ours:
             self._volume.adopt(stat)

@@ -22,30 +22,47 @@ BYTES_PER_SECOND: Final = 1 << 20
 _log = logging.getLogger(__name__)
 
 
-async def answer_within(seconds: float, work: Callable[[], Awaitable[T]], *, nursery: trio.Nursery, what: str) -> T:
-    """What `work` gives or raises, if it does within so many seconds; it is never cancelled.
+class Deadlines:
+    """Runs what must not be cancelled, and answers in its place when it takes too long."""
 
-    Args:
-        nursery: where it goes on if it takes longer.
-        what: names it, for the error and the log.
-    Raises:
-        StorageUnavailable: it goes on; how it ends is in the log.
-    """
-    done = trio.Event()
-    ended: list[outcome.Outcome[T]] = []
+    def __init__(self) -> None:
+        self._under_way: set[trio.Event] = set()
 
-    async def run() -> None:
-        ended.append(await outcome.acapture(work))
-        done.set()
-        if late:
-            result = ended[0]
-            _log.warning("%s ended late: %s", what, result.error if isinstance(result, outcome.Error) else "done")
+    async def run(self) -> None:
+        """Makes it possible to answer, until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            await trio.sleep_forever()
 
-    late = False
-    nursery.start_soon(run)
-    with trio.move_on_after(seconds):
-        await done.wait()
-    if not ended:
-        late = True
-        raise StorageUnavailable(f"{what} was not answered within {seconds:g} s; it goes on")
-    return ended[0].unwrap()
+    async def wait_all(self) -> None:
+        """Nothing is under way that was answered late."""
+        for done in list(self._under_way):
+            await done.wait()
+
+    async def answer_within(self, seconds: float, work: Callable[[], Awaitable[T]], what: str) -> T:
+        """What `work` gives or raises, if it does within so many seconds; it is never cancelled.
+
+        Args:
+            what: names it, for the error and the log.
+        Raises:
+            StorageUnavailable: it goes on; how it ends is in the log.
+        """
+        done = trio.Event()
+        ended: list[outcome.Outcome[T]] = []
+
+        async def run() -> None:
+            ended.append(await outcome.acapture(work))
+            self._under_way.discard(done)
+            done.set()
+            if late:
+                result = ended[0]
+                _log.warning("%s ended late: %s", what, result.error if isinstance(result, outcome.Error) else "done")
+
+        late = False
+        self._under_way.add(done)
+        self._nursery.start_soon(run)
+        with trio.move_on_after(seconds):
+            await done.wait()
+        if not ended:
+            late = True
+            raise StorageUnavailable(f"{what} was not answered within {seconds:g} s; it goes on")
+        return ended[0].unwrap()

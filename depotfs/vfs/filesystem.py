@@ -29,22 +29,24 @@ from depotfs.errors import (
 from depotfs.remote.remote import is_waiting
 from depotfs.spool import Spool
 from depotfs.types import HandleId, InodeNo
-from depotfs.vfs import attr, tree
+from depotfs.vfs import attr, lookup
 from depotfs.vfs.ahead import Ahead
 from depotfs.vfs.attr import Attr
-from depotfs.vfs.changes import Changes, overtaken
-from depotfs.vfs.commits import Commits
-from depotfs.vfs.deadlines import BYTES_PER_SECOND, answer_within
+from depotfs.vfs.commit_queue import Owing
+from depotfs.vfs.committing import Committer
+from depotfs.vfs.deadlines import BYTES_PER_SECOND, Deadlines
+from depotfs.vfs.drafts import Drafts
+from depotfs.vfs.editing import Editing, changed_elsewhere
+from depotfs.vfs.estale import EstaleRetry
+from depotfs.vfs.file import File, Life
 from depotfs.vfs.handles import DirectoryHandle, FileHandle, HandleTable, RootHandle
 from depotfs.vfs.listing import Listing
 from depotfs.vfs.names import Kind
-from depotfs.vfs.nodes import ROOT, DirectoryNode, FileNode, Life, NodeTable, stable_ino
+from depotfs.vfs.nodes import ROOT, DirectoryNode, NodeTable, stable_ino
 from depotfs.vfs.options import VolumeOptions
-from depotfs.vfs.removals import Removals
-from depotfs.vfs.renames import Renames
-from depotfs.vfs.reopening import Reopening
+from depotfs.vfs.removing import Removing
+from depotfs.vfs.renaming import Renaming
 from depotfs.vfs.volume import Volume
-from depotfs.vfs.writing import Writing
 
 T = TypeVar("T")
 
@@ -89,18 +91,19 @@ class DepotFilesystem:
         self._options = options
         self._mounted_ns = time.time_ns()
         self._handles = HandleTable()
-        self._reopening = Reopening(self._prepare_open)
-        self._writing = Writing(spool, cache)
-        self.commits = Commits(spool, self._writing)
-        self._changes = Changes(self._writing, self.commits)
-        self._removals = Removals(self._writing, self.commits)
-        self._renames = Renames(self._writing, self.commits, self._removals)
+        self._estale = EstaleRetry(self._prepare_open)
+        self._deadlines = Deadlines()
+        self._drafts = Drafts(spool, cache)
+        self.committer = Committer(spool, self._drafts)
+        self._editing = Editing(self._drafts, self.committer)
+        self._removing = Removing(self._drafts, self.committer)
+        self._renaming = Renaming(self._drafts, self.committer, self._removing)
         self._ahead: dict[str, Ahead] = {}
         self._root = DirectoryNode(ROOT, "", None)
         table.add_directory(self._root)
         self._directories: dict[bytes, DirectoryNode] = {}
         for volume in volumes:
-            volume.catalog = catalog
+            volume.knowledge.catalog = catalog
         for name, volume in [*self.volumes.items(), *((a, self.volumes[n]) for a, n in aliases.items())]:
             node = DirectoryNode(stable_ino("directory", name, volume.name), name, volume)
             table.add_directory(node)
@@ -109,13 +112,14 @@ class DepotFilesystem:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Makes deferred commits and reads ahead, until cancelled."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
             self._cache.start(nursery)
             for volume in self.volumes.values():
                 self._ahead[volume.name] = Ahead(volume, self._cache, nursery)
-            nursery.start_soon(self.commits.pending.run)
-            nursery.start_soon(self._writing.tidy)
-            nursery.start_soon(self._reopening.run)
+            nursery.start_soon(self.committer.queue.run)
+            nursery.start_soon(self._drafts.tidy)
+            nursery.start_soon(self._estale.run)
+            nursery.start_soon(self._deadlines.run)
+            await trio.lowlevel.checkpoint()
             task_status.started()
 
     @staticmethod
@@ -125,13 +129,13 @@ class DepotFilesystem:
 
     # --- nodes -------------------------------------------------------------------------------------------------------
 
-    def _node(self, node_id: int) -> FileNode | DirectoryNode:
+    def _node(self, node_id: int) -> File | DirectoryNode:
         try:
             return self._table.get(node_id)
         except KeyError:
             raise Stale(f"There is no node {node_id}") from None
 
-    def _file(self, node_id: int) -> FileNode:
+    def _file(self, node_id: int) -> File:
         node = self._node(node_id)
         if isinstance(node, DirectoryNode):
             raise NotPermitted("A directory is no file")
@@ -145,27 +149,29 @@ class DepotFilesystem:
             raise ReadOnly(f"{node.name} is mounted read-only")
         return node, node.volume
 
-    def _attr(self, node: FileNode | DirectoryNode) -> Attr:
-        if isinstance(node, FileNode):
+    def _attr(self, node: File | DirectoryNode) -> Attr:
+        if isinstance(node, File):
             return attr.of_file(node)
         if node.volume is None:
             return attr.of_directory(node, self._options, self._mounted_ns, len(self._directories))
         return attr.of_directory(node, node.volume.options, node.volume.mtime_ns, 0)
 
-    def _entered(self, directory: DirectoryNode, name: bytes, node: FileNode, pid: int) -> Attr:
+    def _entered(self, directory: DirectoryNode, name: bytes, file: File, pid: int) -> Attr:
         """The attributes for a reply that carries an entry, which the kernel will give back by `forget`."""
-        node.lookups += 1
-        node.names.add((directory.node_id, name))
-        if node.volume.rules.parse(name).kind is Kind.PLAIN:
-            node.groups |= {_process_group(pid)}
-        return attr.of_file(node)
+        file.lookups += 1
+        file.names.add((directory.node_id, name))
+        shown = attr.of_file(file)
+        if file.volume.rules.parse(name).kind is Kind.PLAIN:
+            file.note_use(_process_group(pid))
+            shown.entry_timeout = 0.0  # so that no use of a plain name hides behind the kernel's cache
+        return shown
 
-    def _forget_names(self, node: FileNode, but: tuple[InodeNo, bytes] | None = None) -> None:
-        """The kernel drops what it cached of the node's names, except the one that it is changing itself."""
-        for directory, name in node.names:
+    def _forget_names(self, file: File, but: tuple[InodeNo, bytes] | None = None) -> None:
+        """The kernel drops what it cached of the file's names, except the one that it is changing itself."""
+        for directory, name in file.names:
             if (directory, name) != but:
                 self._notifier.entry_gone(directory, name)
-        node.names.clear()
+        file.names.clear()
 
     async def lookup(self, parent: int, name: bytes, pid: int) -> Attr:
         """Raises FileNotStored, NameTooLong, NameNotUnicode, StorageUnavailable …"""
@@ -177,15 +183,15 @@ class DepotFilesystem:
             child.lookups += 1
             return self._attr(child)
         directory, volume = self._volume(parent)
-        seen = tree.last_seen(volume, name)
+        seen = lookup.last_seen(volume, name)
         if seen is not None:
             self._ahead[volume.name].looked(seen)
-        node = await tree.find(volume, name)
-        while node is not None and self._reopening.is_refused(pid) and not await self._reopening.keep(node, pid):
-            node = await tree.find(volume, name)
-        if node is None:
+        file = await lookup.find(volume, name)
+        while file is not None and self._estale.is_refused(pid) and not await self._estale.keep(file, pid):
+            file = await lookup.find(volume, name)
+        if file is None:
             raise FileNotStored(f"{volume.name}/{name!r} does not exist")
-        return self._entered(directory, name, node, pid)
+        return self._entered(directory, name, file, pid)
 
     def forget(self, node_id: int, count: int) -> None:
         """The kernel gave back `count` references."""
@@ -194,7 +200,7 @@ class DepotFilesystem:
         except KeyError:
             return
         node.lookups = max(0, node.lookups - count)
-        if isinstance(node, FileNode) and not node.lookups:
+        if isinstance(node, File) and not node.lookups:
             node.names.clear()
             node.volume.settle(node)
 
@@ -205,7 +211,7 @@ class DepotFilesystem:
             return self._attr(node)
         self._ahead[node.volume.name].looked(node)
         try:
-            await tree.refresh(node)
+            await lookup.refresh(node)
         except DepotError as error:
             if not node.handles:
                 raise Stale(str(error)) if isinstance(error, FileNotStored) else error from None
@@ -222,46 +228,55 @@ class DepotFilesystem:
             raise ReadOnly(f"{node.volume.name} is mounted read-only")
         with node.volume.pinned(node):
             if size is not None:
-                handle = self._handles.file(fh) if fh is not None else None
-                await self._changes.truncate(node, size, commit=handle is None)
-                if handle is not None:
-                    handle.changed = True
+                await self._truncate(node, size, fh)
             if mtime_ns is not None:
-                await self._changes.touch(node, mtime_ns // 10**9)
+                await self._editing.touch(node, mtime_ns // 10**9)
             return await self.getattr(node_id)
+
+    async def _truncate(self, file: File, size: int, fh: int | None) -> None:
+        if fh is None:
+            await self._in_time(file, "truncate", partial(self._editing.truncate, file, size, commit=True))
+            return
+        handle = self._handles.file(fh)
+        await self._editing.truncate(file, size, commit=False)
+        handle.changed, handle.sealed = True, False
 
     # --- files -------------------------------------------------------------------------------------------------------
 
     async def open(self, node_id: int, flags: int, pid: int = 0) -> HandleId:
         """Raises Stale where the node is not what its name leads to: the kernel then looks the name up again, once."""
-        node = self._file(node_id)
+        file = self._file(node_id)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
-        if writable and node.volume.options.read_only:
-            raise ReadOnly(f"{node.volume.name} is mounted read-only")
-        with node.volume.pinned(node):
-            if writable or not self._reopening.has(node, pid):
+        truncate = writable and bool(flags & os.O_TRUNC)
+        if writable and file.volume.options.read_only:
+            raise ReadOnly(f"{file.volume.name} is mounted read-only")
+        with file.volume.pinned(file):
+            if writable or not self._estale.has(file, pid):
                 try:
-                    await self._prepare_open(node, truncate=writable and bool(flags & os.O_TRUNC))
+                    await self._prepare_open(file, truncate=truncate)
                 except Stale:
-                    self._reopening.refuse(pid)
+                    self._estale.refuse(pid)
                     raise
-            self._reopening.done(pid)
-            node.handles += 1
-        return self._handles.add(FileHandle(node, changed=writable and bool(flags & os.O_TRUNC)))
+            self._estale.done(pid)
+            file.handles += 1
+        return self._handles.add(FileHandle(file, changed=truncate))
 
-    async def _prepare_open(self, node: FileNode, *, truncate: bool = False) -> None:
+    async def _prepare_open(self, file: File, *, truncate: bool = False) -> None:
         try:
+            if file.leaving:
+                async with file.lock:  # until it is gone, or stays
+                    pass
             if not truncate:
-                await self._ahead[node.volume.name].load(node)
-            await tree.refresh(node)
+                await self._ahead[file.volume.name].load(file)
+            await lookup.refresh(file)
             if truncate:
-                dirty = await self._changes.writable(node, keep=0)
-                if dirty.file.size or not dirty.changed:
-                    dirty.truncate(0)
-            elif node.dirty is None and node.stat is not None:
-                await self._writing.open_reading(node)
+                draft = await self._editing.writable(file, keep=0)
+                if draft.file.size or not draft.changed:
+                    draft.truncate(0)
+            elif file.draft is None and file.stat is not None:
+                await self._drafts.open_content(file)
         except (FileNotStored, VersionChanged) as error:
-            node.volume.end(node, Life.OVERTAKEN)
+            file.volume.end(file, Life.CHANGED_ELSEWHERE)
             raise Stale(str(error)) from error
 
     async def create(self, parent: int, name: bytes, flags: int, pid: int) -> tuple[HandleId, Attr]:
@@ -270,92 +285,82 @@ class DepotFilesystem:
         parsed = volume.rules.parse(name)
         if not parsed.ids:
             raise InvalidName(f"{parsed.text} is an id in another spelling than it is stored")
-        node = None if volume.is_known_absent(parsed.ids) else await tree.find(volume, name)
-        if node is None and name not in volume.scratch:
-            node = self._make(volume, name)
-            node.handles += 1
-            handle = FileHandle(node, changed=True)
-            return self._handles.add(handle), self._entered(directory, name, node, pid)
-        node = node or volume.scratch[name]
+        file = await lookup.find(volume, name)
+        file = file or lookup.last_seen(volume, name)  # made while the storage was asked
+        if file is None:
+            file = self._editing.make(volume, name)
+            file.handles += 1
+            handle = FileHandle(file, changed=True)
+            return self._handles.add(handle), self._entered(directory, name, file, pid)
         if flags & os.O_EXCL:
-            volume.settle(node)
+            volume.settle(file)
             raise AlreadyStored(f"{volume.name}/{parsed.text} exists")
-        return await self.open(node.node_id, flags, pid), self._entered(directory, name, node, pid)
-
-    def _make(self, volume: Volume, raw: bytes) -> FileNode:
-        """A file that no storage has yet."""
-        name = volume.rules.parse(raw)
-        hidden = next((volume.hidden[file_id] for file_id in name.ids if file_id in volume.hidden), None)
-        file_id = hidden.file_id if hidden is not None else name.ids[0]
-        scratch = raw if name.kind is Kind.SCRATCH else None
-        node = volume.add(file_id, scratch)
-        base = hidden.stat if hidden is not None else None
-        try:
-            self._writing.create(node, base, name.text if name.kind is not Kind.ID else None)
-        except BaseException:
-            volume.end(node, Life.UNLINKED)
-            volume.settle(node)
-            raise
-        volume.disturb(file_id)
-        volume.names_changed()
-        return node
+        return await self.open(file.node_id, flags, pid), self._entered(directory, name, file, pid)
 
     async def read(self, fh: int, offset: int, size: int) -> bytes | memoryview:
         """Bytes, fewer than `size` only at the end; to be used before the next await. Stale if the version is gone."""
-        node = self._handles.file(fh).node
-        reading = node.reading
-        if reading is None and node.dirty is None:
-            reading = await self._writing.open_reading(node)
-        if node.dirty is not None:
-            return node.dirty.file.pread(min(size, max(0, node.dirty.file.size - offset)), offset)
-        assert reading is not None
+        file = self._handles.file(fh).file
+        content = file.content
+        if content is None and file.draft is None:
+            content = await self._drafts.open_content(file)
+        if file.draft is not None:
+            return file.draft.file.pread(min(size, max(0, file.draft.file.size - offset)), offset)
+        assert content is not None
         if not offset:
-            self._ahead[node.volume.name].read(node)
-        return await reading.read(offset, size)
+            self._ahead[file.volume.name].read(file)
+        return await content.read(offset, size)
 
     async def write(self, fh: int, offset: int, data: bytes) -> int:
         """Bytes written: all of them. TooLarge, SpoolFull, OSError of the disk; Stale if the content was overtaken."""
         handle = self._handles.file(fh)
-        node = handle.node
-        node.volume.check_size(offset + len(data))
-        if node.life is Life.OVERTAKEN:
-            raise overtaken(node)
-        dirty = node.dirty
-        if dirty is None or dirty.frozen or dirty.acknowledged:
-            dirty = await self._changes.writable(node, keep=None)
-        self.commits.pending.cancel(node)
+        file = handle.file
+        file.volume.check_size(offset + len(data))
+        if file.life is Life.CHANGED_ELSEWHERE:
+            raise changed_elsewhere(file)
+        draft = file.draft
+        if draft is None or not draft.writable or file.leaving:
+            draft = await self._editing.writable(file, keep=None)
+        self.committer.queue.cancel(file)
         handle.changed = True
-        return dirty.write(data, offset)
+        return draft.write(data, offset)
 
     async def flush(self, fh: int) -> None:
-        """close(2) of a descriptor: what was written is committed as configured. Raises what the commit raises."""
+        """close(2) of a descriptor: what was written is committed as configured. Raises what the commit raises.
+
+        What was only truncated is promised by the first one, which a shell makes before it writes, and committed by
+        the next, or the release.
+        """
         handle = self._handles.file(fh)
-        node, dirty = handle.node, handle.node.dirty
-        if not handle.changed or dirty is None:
+        file, draft = handle.file, handle.file.draft
+        if not handle.changed or draft is None:
             return
-        if node.life is Life.OVERTAKEN:
+        if file.life is Life.CHANGED_ELSEWHERE:
             handle.changed = False
-            raise overtaken(node)
-        if dirty.written:
-            handle.changed = False
-            await self._changes.commit_as_configured(node)
+            raise changed_elsewhere(file)
+        if draft.written or handle.sealed:
+            handle.changed = handle.sealed = False
+            await self._in_time(file, "commit", partial(self._editing.commit_as_configured, file))
+        else:
+            handle.sealed = True
+            await self._editing.promise(file)
 
     async def release(self, fh: int) -> None:
         """The handle is closed. What it still owes is committed; nobody hears of errors but the log."""
         handle = self._handles.pop(fh)
         assert isinstance(handle, FileHandle)
-        node = handle.node
+        file = handle.file
         try:
-            if handle.changed and node.dirty is not None:
+            if handle.changed and file.draft is not None:
                 with suppress(DepotError, OSError):  # said where it happened; the bytes are in the spool
-                    await self._changes.commit_as_configured(node)
+                    await self._editing.commit_as_configured(file)
         finally:
-            node.handles -= 1
-            node.volume.settle(node)
+            file.handles -= 1
+            file.volume.settle(file)
 
     async def fsync(self, fh: int) -> None:
         """The storage has the bytes, durably; of a scratch name: the spool has them, durably."""
-        await self._changes.sync(self._handles.file(fh).node)
+        file = self._handles.file(fh).file
+        await self._in_time(file, "fsync", partial(self._editing.sync, file))
 
     async def unlink(self, parent: int, name: bytes, pid: int) -> None:
         """Raises FileNotStored, AccessDenied, ReadOnly, StorageUnavailable …; then nothing has changed.
@@ -364,33 +369,30 @@ class DepotFilesystem:
         tool, which sees ids where it wrote names, and deletes what it has just copied.
         """
         directory, volume = self._volume(parent, change=True)
-        node = await tree.find(volume, name)
-        if node is None:
+        file = await lookup.find(volume, name)
+        if file is None:
             raise FileNotStored(f"{volume.name}/{name!r} does not exist")
         group = _process_group(pid)
-        if group in node.groups - {-1} and volume.rules.parse(name).kind is Kind.ID:
-            self._removals.note_refused(directory.name, node, group)
-            raise NotPermitted(f"{volume.name}/{node.file_id} was used by its plain name by the same process group")
-        await self._in_time(volume, f"unlink of {volume.name}/{node.file_id}", partial(self._unlink, node))
-        volume.names_changed()
-        self._forget_names(node, but=(directory.node_id, name))
+        if volume.rules.parse(name).kind is Kind.ID and group >= 0 and file.was_used_by(group):
+            self._removing.note_refused(directory.name, file, group)
+            raise NotPermitted(f"{volume.name}/{file.file_id} was used by its plain name by the same process group")
+        await self._in_time(file, "unlink", partial(self._removing.unlink, file))
+        volume.note_names_changed()
+        self._forget_names(file, but=(directory.node_id, name))
 
-    async def _unlink(self, node: FileNode) -> None:
-        with node.volume.pinned(node):
-            await self._removals.unlink(node)
+    async def _in_time(self, file: File, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        """A change of a stored file, answered within the storage's deadline; see `depotfs.vfs.deadlines`."""
 
-    async def _in_time(self, volume: Volume, what: str, work: Callable[[], Awaitable[T]], size: int = 0) -> T:
-        """A change of the storage, answered within its deadline; see `depotfs.vfs.deadlines`."""
+        async def pinned() -> None:
+            with file.volume.pinned(file):
+                await work()
+
+        await self._answer(file.volume, f"{what} of {file.volume.name}/{file.file_id}", pinned, file.size)
+
+    async def _answer(self, volume: Volume, what: str, work: Callable[[], Awaitable[T]], size: int) -> T:
         if volume.remote.inline:
             return await work()
-        seconds = volume.remote.deadline + size / BYTES_PER_SECOND
-        return await answer_within(seconds, work, nursery=self._nursery, what=what)
-
-    @staticmethod
-    def _known_size(volume: Volume, name: bytes) -> int:
-        """Bytes of the file that a name leads to, 0 if it is not known here."""
-        node = tree.last_seen(volume, name)
-        return node.size if node is not None else 0
+        return await self._deadlines.answer_within(volume.remote.deadline + size / BYTES_PER_SECOND, work, what)
 
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, replace: bool, pid: int
@@ -400,25 +402,23 @@ class DepotFilesystem:
         new_directory, new_volume = self._volume(new_parent, change=True)
         if volume is not new_volume:
             raise OtherStorage(f"{directory.name} and {new_directory.name} are different storages")
+        source = lookup.last_seen(volume, name)
+        work = partial(self._renaming.rename, volume, name, new_name, replace=replace)
+        what = f"rename of {volume.name}/{name!r} to {new_name!r}"
         try:
-            moved, replaced = await self._in_time(
-                volume,
-                f"rename of {volume.name}/{name!r} to {new_name!r}",
-                partial(self._renames.rename, volume, name, new_name, replace=replace),
-                self._known_size(volume, name),
-            )
+            moved, replaced = await self._answer(volume, what, work, source.size if source is not None else 0)
         except BaseException:
             # How far it came the kernel has to ask.
             self._notifier.entry_gone(directory.node_id, name)
             self._notifier.entry_gone(new_directory.node_id, new_name)
             raise
-        volume.names_changed()
+        volume.note_names_changed()
         if replaced is not None:
             self._forget_names(replaced, but=(new_directory.node_id, new_name))
         self._forget_names(moved, but=(directory.node_id, name))
         moved.names.add((new_directory.node_id, new_name))
         if volume.rules.parse(new_name).kind is Kind.PLAIN:
-            moved.groups |= {_process_group(pid)}
+            moved.note_use(_process_group(pid))
 
     # --- directories -------------------------------------------------------------------------------------------------
 
@@ -462,7 +462,11 @@ class DepotFilesystem:
         handle = self._handles.get(fh)
         if isinstance(handle, DirectoryHandle):
             volume = handle.listing.volume
-            failed = await self.commits.pending.drain(lambda node: node.volume is volume and node.scratch is None)
+
+            def wanted(owing: Owing) -> bool:
+                return isinstance(owing, File) and owing.volume is volume and owing.scratch is None
+
+            failed = await self.committer.queue.drain(wanted)
             if failed:
                 raise StorageUnavailable(f"{failed} commits of {volume.name} failed, see the lines before")
 
@@ -474,8 +478,9 @@ class DepotFilesystem:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Every deferred commit was made, or failed once more."""
-        await self.commits.pending.drain(lambda _node: True)
+        """Every commit that was to come was made, or failed once more; nothing that was answered late is under way."""
+        await self.committer.queue.drain(lambda _owing: True)
+        await self._deadlines.wait_all()
 
     async def finish(self) -> None:
         """Unmounted: what the kernel did not live to release is released, then as `drain`.
@@ -484,9 +489,17 @@ class DepotFilesystem:
         still open were never closed or synced; they stay in the spool for a person.
         """
         for fh, handle in self._handles.files():
-            if handle.node.dirty is None or not handle.node.dirty.written:
+            if handle.file.draft is None or not handle.file.draft.written:
                 await self.release(fh)
         await self.drain()
+
+    def check_invariants(self) -> None:
+        """AssertionError if any part contradicts itself."""
+        for volume in self.volumes.values():
+            volume.check_invariants()
+        open_files = [handle.file for _, handle in self._handles.files()]
+        for file in self._table.files():
+            assert file.handles >= open_files.count(file), file
 
 
 def _process_group(pid: int) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from depotfs.errors import BadHandle
 from depotfs.types import HandleId
+from depotfs.vfs.file import File
 from depotfs.vfs.listing import Listing
-from depotfs.vfs.nodes import FileNode
 
 
 class FileHandle:
@@ -13,13 +13,15 @@ class FileHandle:
 
     Attributes:
         changed: bytes or size were changed through it since its last commit: its close owes one.
+        sealed: a close has promised what was only truncated; the next one, or its release, commits it.
     """
 
-    __slots__ = ("changed", "node")
+    __slots__ = ("changed", "file", "sealed")
 
-    def __init__(self, node: FileNode, *, changed: bool) -> None:
-        self.node = node
+    def __init__(self, file: File, *, changed: bool) -> None:
+        self.file = file
         self.changed = changed
+        self.sealed = False
 
 
 class RootHandle:

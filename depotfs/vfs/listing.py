@@ -10,9 +10,9 @@ import trio
 from depotfs.catalog import Catalog
 from depotfs.remote.remote import RemoteListing
 from depotfs.types import FileEntry, FileId
-from depotfs.vfs import tree
+from depotfs.vfs import lookup
 from depotfs.vfs.ahead import Ahead
-from depotfs.vfs.nodes import FileNode
+from depotfs.vfs.file import File
 from depotfs.vfs.volume import Volume
 
 
@@ -34,17 +34,17 @@ class Listing:
     def _restart(self) -> None:
         volume = self.volume
         self._stack.close()
-        self._question = self._stack.enter_context(volume.question())
+        self._asking = self._stack.enter_context(volume.knowledge.asking())
         self._pages: RemoteListing | None = volume.remote.listing()
         self._page: Sequence[FileEntry] = ()
         self._seen = 0.0
         self._next_entry = 0
-        unsaved = {node.file_id.encode(): node for node in volume.unsaved()}
-        self._own = sorted({**unsaved, **volume.scratch}.items(), key=lambda pair: pair[0], reverse=True)
+        own = [file for file in volume.directory if file.draft is not None or file.scratch is not None]
+        self._own = sorted(((_name_of(file), file) for file in own), key=lambda pair: pair[0], reverse=True)
         self._index = 0
-        self._current: tuple[bytes, FileNode] | None = None
+        self._current: tuple[bytes, File] | None = None
 
-    async def at(self, index: int) -> tuple[bytes, FileNode] | None:
+    async def at(self, index: int) -> tuple[bytes, File] | None:
         """The (name, node) of that entry, None behind the last. Raises StorageUnavailable …"""
         if index < self._index:
             self._restart()
@@ -60,9 +60,9 @@ class Listing:
                 return None
         return self._current
 
-    async def _resolved(self, name: bytes) -> tuple[bytes, FileNode] | None:
-        node = await tree.find(self.volume, name)
-        return None if node is None else (name, node)
+    async def _resolved(self, name: bytes) -> tuple[bytes, File] | None:
+        file = await lookup.find(self.volume, name)
+        return None if file is None else (name, file)
 
     def taken(self) -> None:
         """The current entry was handed to the kernel."""
@@ -72,34 +72,29 @@ class Listing:
     def close(self) -> None:
         self._stack.close()
 
-    async def _following(self) -> tuple[bytes, FileNode] | None:
+    async def _following(self) -> tuple[bytes, File] | None:
         while True:
             entry = await self._peek()
             if self._own and (entry is None or self._own[-1][0] <= entry.file_id.encode()):
-                name, node = self._own.pop()
+                name, file = self._own.pop()
                 if entry is not None and entry.file_id.encode() == name:
                     self._next_entry += 1
-                there = await self._still(name, node)
+                there = await self._still(name, file)
                 if there is not None:
                     return name, there
                 continue
             if entry is None:
                 return None
             self._next_entry += 1
-            found = await self._node_of(entry)
+            found = await self._file_of(entry)
             if found is not None:
                 return entry.file_id.encode(), found
 
-    async def _still(self, name: bytes, node: FileNode) -> FileNode | None:
-        """The node that this name, known to this mount when the listing began, leads to now."""
-        volume = self.volume
-        if volume.scratch.get(name) is node:
-            return node
-        file_id = FileId(name.decode())
-        if file_id in volume.nodes or file_id in volume.hidden or file_id not in self._question.disturbed:
-            return volume.nodes.get(file_id)
-        stat = await volume.ask(file_id)  # committed meanwhile, and forgotten
-        return volume.adopt(stat) if stat is not None else None
+    async def _still(self, name: bytes, file: File) -> File | None:
+        """The file that this name, known to this mount when the listing began, leads to now."""
+        if file.live and _name_of(file) == name:
+            return file
+        return await lookup.find(self.volume, name)
 
     async def _peek(self) -> FileEntry | None:
         while self._next_entry >= len(self._page):
@@ -122,21 +117,28 @@ class Listing:
         known = self._catalog.find_many(self.volume.remote.identity, wanted)
         return [FileEntry(entry.file_id, stat=stat) if (stat := known.get(entry.file_id)) else entry for entry in page]
 
-    async def _node_of(self, entry: FileEntry) -> FileNode | None:
-        volume = self.volume
-        hidden = volume.hidden.get(entry.file_id)
-        if hidden is not None and entry.file_id not in volume.nodes:
-            if volume.agrees(hidden, entry):
-                return None
-            stat = await volume.ask(entry.file_id)
-            return None if volume.hides(entry.file_id, stat) or stat is None else volume.adopt(stat)
-        if any(node.file_id == entry.file_id for node in volume.scratch.values()):
-            return None  # just being committed: it is listed by its scratch name
-        if entry.file_id not in self._question.disturbed:
+    async def _file_of(self, entry: FileEntry) -> File | None:
+        """The file that an entry of the storage's listing leads to, None where it is not shown by its id."""
+        volume, file_id = self.volume, entry.file_id
+        file = volume.directory.find(file_id)
+        if file is not None and file.scratch is not None:
+            return None  # it is listed by its scratch name
+        if file is None and (moved := volume.directory.find_moved(file_id)) is not None and volume.agrees(moved, entry):
+            return None
+        if file_id not in self._asking.changed and not self._is_doubtful(file_id):
             return volume.adopt_entry(entry, self._seen)
-        # This mount changed it after the page was made: the entry is worth nothing.
-        node = volume.nodes.get(entry.file_id)
-        if node is not None:
-            return node
-        stat = await volume.ask(entry.file_id)
-        return volume.adopt(stat) if stat is not None else None
+        if file is not None:
+            return file
+        # This mount changed it after the page was made, or what is there may be gone here: the entry is worth nothing.
+        stat = await volume.knowledge.ask(file_id)
+        return None if volume.hides(file_id, stat) or stat is None else volume.adopt(stat)
+
+    def _is_doubtful(self, file_id: FileId) -> bool:
+        directory = self.volume.directory
+        hidden = directory.find(file_id) is None and directory.find_moved(file_id) is not None
+        return hidden or bool(self.volume.leftovers.marks_of(file_id))
+
+
+def _name_of(file: File) -> bytes:
+    """What the file is listed by."""
+    return file.scratch if file.scratch is not None else file.file_id.encode()

@@ -1,4 +1,4 @@
-"""What a daemon that died had promised: its journalled files are shown again, and land on the terms of the promise."""
+"""Recovery: what an earlier daemon promised is shown again, and lands on the terms of the promise."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterable
 
 from depotfs.spool import SpoolFile, State, Target
 from depotfs.types import ABSENT, ANY, FileMetadata, FileStat
-from depotfs.vfs.commits import Commits
-from depotfs.vfs.dirty import Dirty
+from depotfs.vfs.committing import Committer
+from depotfs.vfs.draft import Draft
+from depotfs.vfs.file import File
 from depotfs.vfs.names import Kind
-from depotfs.vfs.nodes import FileNode
 from depotfs.vfs.volume import Volume
 
 _log = logging.getLogger(__name__)
 
 
-def recover(files: Iterable[SpoolFile], volumes: Iterable[Volume], commits: Commits) -> None:
-    """Decides what becomes of each file that an earlier daemon left, given in the order of their last promises.
+def recover(files: Iterable[SpoolFile], volumes: Iterable[Volume], committer: Committer) -> None:
+    """Decides what becomes of each spool file that an earlier daemon left, given in the order of their last promises.
 
-    A sealed one of a storage that is configured is a dirty file again, its commit about to be made (a scratch
-    file's after its delay). One that was never closed or synced is held for a person. One whose storage the
-    configuration does not have waits.
+    A sealed one of a storage that is configured is a draft again, its commit about to be made (a scratch file's after
+    its delay). One that was never closed or synced is held for a person. One whose storage the configuration does not
+    have waits. Each is named in the log.
     """
     by_identity = {volume.remote.identity: volume for volume in volumes}
     for file in files:
@@ -31,29 +31,30 @@ def recover(files: Iterable[SpoolFile], volumes: Iterable[Volume], commits: Comm
             file.hold("it was never closed or synced")
             _log.warning("%s was never closed before the daemon ended; it is kept in the spool", where)
         elif file.state is State.SEALED and target.identity in by_identity:
-            _show(file, by_identity[target.identity], commits)
+            _show(file, by_identity[target.identity], committer)
             _log.info("%s of an earlier mount is to be stored", where)
         elif file.state is State.SEALED:
             _log.warning("%s waits for its storage %s to be configured again", where, target.identity)
+        else:
+            _log.warning("%s is held for a person: %s", where, file.reason)
 
 
-def _show(file: SpoolFile, volume: Volume, commits: Commits) -> None:
-    target = file.target
+def _show(spooled: SpoolFile, volume: Volume, committer: Committer) -> None:
+    target = spooled.target
     scratch = _scratch_name(target, volume)
-    older = volume.nodes.get(target.file_id) if scratch is None else volume.scratch.get(scratch)
-    if older is not None and older.dirty is not None:
-        older.dirty.drop()  # this one was promised to take its place, whole
-        _forget(older, commits)
-    node = volume.add(target.file_id, scratch)
-    node.dirty = Dirty(file, _base(target), changed=True)
-    if file.staged:
-        commits.writing.stage(volume)
-    node.dirty.modified = target.modified or node.dirty.modified
-    node.dirty.acknowledged = True
-    node.dirty.failures = 1  # it may have landed: that is looked for first
-    node.dirty.attempts.add(target.commit)
-    node.dirty.places.add(target.file_id)
-    commits.pending.schedule(node, 0 if scratch is None else volume.options.scratch_delay)
+    older = volume.directory.find(target.file_id)
+    if older is not None:
+        _replace(older, committer)
+    file = volume.add(target.file_id, scratch)
+    draft = file.draft = Draft(spooled, _base(target), changed=True)
+    if spooled.staged:
+        committer.drafts.stage(volume)
+    draft.modified = target.modified or draft.modified
+    draft.acknowledge()
+    draft.failures = 1  # it may have landed: that is looked for first
+    draft.attempts.add(target.commit)
+    draft.places.add(target.file_id)
+    committer.queue.schedule(file, 0 if scratch is None else volume.options.scratch_delay)
 
 
 def _scratch_name(target: Target, volume: Volume) -> bytes | None:
@@ -71,10 +72,11 @@ def _base(target: Target) -> FileStat | None:
     return FileStat(target.file_id, 0, target.expect, "", metadata, 0)
 
 
-def _forget(node: FileNode, commits: Commits) -> None:
-    commits.pending.cancel(node)
-    node.dirty = None
-    if node.scratch is not None:
-        del node.volume.scratch[node.scratch]
-        node.scratch = None
-    node.volume.settle(node)
+def _replace(older: File, committer: Committer) -> None:
+    """A later promise takes the place of this one, whole."""
+    committer.queue.cancel(older)
+    if older.draft is not None:
+        older.draft.drop()
+        older.draft = None
+    older.scratch = None
+    older.volume.settle(older)

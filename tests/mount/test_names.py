@@ -175,19 +175,21 @@ def test_scratch_patterns_are_configurable(storage: StorageUnderTest, tmp_path: 
 
 
 @on_kinds(*PERSISTENT)
-def test_inode_numbers_are_stable(kind: str, storage: StorageUnderTest, tmp_path: Path) -> None:
-    """In the storage and in every alias of it, through replaces, and after a remount."""
+def test_inode_numbers_are_unique_and_stable(kind: str, storage: StorageUnderTest, tmp_path: Path) -> None:
+    """A file keeps its own through renames; after a remount it is again the one that its id derives, in aliases too."""
     with Mount(tmp_path / "m", {"files": storage.config}, aliases={"same": "files"}) as mount, mount.watched():
         path = mount.path / "files" / "kept.txt"
         path.write_bytes(b"1")
         number = path.stat().st_ino
         assert (mount.path / "same" / "kept.txt").stat().st_ino == number
-        (mount.path / "files" / "new").write_bytes(b"2")
-        os.rename(mount.path / "files" / "new", path)
-        assert path.stat().st_ino == number
-        path.unlink()
-        path.write_bytes(b"3")
-        assert path.stat().st_ino == number
+        with path.open("rb") as replaced:
+            (mount.path / "files" / "new").write_bytes(b"2")
+            new = (mount.path / "files" / "new").stat().st_ino
+            os.rename(mount.path / "files" / "new", path)
+            assert path.stat().st_ino == new != number == os.fstat(replaced.fileno()).st_ino
+            path.unlink()
+            path.write_bytes(b"3")
+            assert path.stat().st_ino not in (new, number)
         mount.remount()
         assert path.stat().st_ino == number
         assert {entry.name: entry.inode() for entry in os.scandir(path.parent)}[storage.derive("kept.txt")] == number

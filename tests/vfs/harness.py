@@ -183,7 +183,7 @@ async def mounted(storage: FileStorage, directory: Path, options: VolumeOptions 
         [volume], {"d": "docs"}, table,
         spool=spool, cache=BlockCache(8 << 20), catalog=catalog, notifier=notes, options=options,
     )  # fmt: skip
-    recover(left, [volume], fs.commits)
+    recover(left, [volume], fs.committer)
     tree = Tree(fs, volume, spool, notes)
     try:
         async with trio.open_nursery() as nursery:

@@ -174,7 +174,7 @@ def test_what_was_fetched_ahead_is_not_shown_once_another_version_is_known(tmp_p
         for name in IDS[:5]:
             await copied(tree, attrs[name].node_id)
         with trio.fail_after(10):
-            while tree.volume.nodes[IDS[8]].stat is None:  # fetched, and its answer is known
+            while tree.volume.directory._files[IDS[8]].stat is None:  # fetched, and its answer is known
                 await trio.lowlevel.checkpoint()
         put(storage, IDS[8], b"new", 1)
         # Without attr_timeout nothing is believed that was not asked for now.

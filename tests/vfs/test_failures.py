@@ -28,9 +28,10 @@ from depotfs.io.local import LocalFileStorage
 from depotfs.spool import SpoolFile, State
 from depotfs.types import FileId, FileMetadata
 from depotfs.vfs.attr import Attr
+from depotfs.vfs.commit_queue import PARALLEL
+from depotfs.vfs.file import File
 from depotfs.vfs.names import derive
 from depotfs.vfs.options import VolumeOptions
-from depotfs.vfs.pending import PARALLEL
 from tests.vfs.harness import FarMemory, Tree, mounted
 
 
@@ -186,7 +187,7 @@ def test_bytes_without_room_for_their_promise_are_committed_later(
         fh = await tree.create("a.txt")
         await tree.fs.write(fh, 0, b"kept")
         with monkeypatch.context() as patch:
-            file = tree.fs._handles.file(fh).node.dirty.file  # type: ignore[union-attr]
+            file = tree.fs._handles.file(fh).file.draft.file  # type: ignore[union-attr]
             patch.setattr(type(file), "seal", _no_room)
             with pytest.raises(SpoolFull):
                 await tree.fs.flush(fh)
@@ -226,7 +227,7 @@ def test_an_error_of_our_own_in_a_pending_commit_ends_nothing(
             raise KeyError("ours")
 
         with monkeypatch.context() as patch:
-            patch.setattr(tree.fs.commits, "_put", broken)
+            patch.setattr(tree.fs.committer, "_put", broken)
             await tree.write_file("a.txt", b"kept")
             directory = await tree.fs.opendir(tree.directory)
             with pytest.raises(StorageUnavailable):
@@ -241,11 +242,14 @@ def test_a_time_set_after_the_close_does_not_delay_the_commit(tmp_path: Path) ->
     async def check(tree: Tree, storage: Faulty) -> None:
         fh, attr = await tree.fs.create(tree.directory, b"a.txt", os.O_RDWR, 0)
         await tree.fs.write(fh, 0, b"kept")
+        storage.failures["put"] = [StorageUnavailable("away")] * 3
         await tree.close(fh)
-        due = dict(tree.fs.commits.pending._due)
+        await tree.fs.drain()
+        storage.failures.clear()
+        due = dict(tree.fs.committer.queue._due)
         await tree.fs.setattr(attr.node_id, size=None, mtime_ns=7 * 10**9, fh=None)
         assert due
-        assert tree.fs.commits.pending._due == due
+        assert tree.fs.committer.queue._due == due
         tree.fs.forget(attr.node_id, 1)
 
     storage = on_tree(check, tmp_path, background=True)
@@ -311,7 +315,7 @@ def test_nothing_is_written_into_a_commit_that_waits_for_the_backup_of_its_file(
             nursery.start_soon(tree.fs.write, fh, 0, b"W")
             await trio.testing.wait_all_tasks_blocked()
             gate.set()
-        assert content(storage, "a.txt") == b"whole"
+        assert content(storage, "a.txt") == b"old"
         await tree.close(fh)
 
     assert content(on_tree(check, tmp_path), "a.txt") == b"Whole"
@@ -334,7 +338,7 @@ def test_a_file_that_the_storage_took_before_it_failed_is_told_of_and_stored(
             with monkeypatch.context() as patch:
                 patch.setattr(storage, "_sync_root", broken)
                 if not found:
-                    patch.setattr(tree.fs.commits, "find_landed", broken)
+                    patch.setattr(tree.fs.committer, "_find_landed", broken)
                 with pytest.raises(StorageUnavailable, match="flushed"):
                     await (rename(tree, ".new", "a.txt") if renamed else tree.fs.flush(fh))
             assert await tree.read_file("a.txt") == bytes(await tree.fs.read(fh, 0, 9)) == b"taken"
@@ -425,7 +429,7 @@ def test_after_a_crash_in_a_rename_what_was_renamed_is_there(tmp_path: Path, mon
         await tree.write_file(".new", b"new")
         storage.failures["put"] = [StorageUnavailable("away")]
         await tree.write_file("a.txt", b"old")
-        await tree.fs.commits.pending.drain(lambda node: node.scratch is None)
+        await tree.fs.committer.queue.drain(lambda owing: isinstance(owing, File) and owing.scratch is None)
         with monkeypatch.context() as patch:
             patch.setattr(SpoolFile, "seal", sealed)
             await rename(tree, ".new", "a.txt")
@@ -510,11 +514,11 @@ def test_a_rename_whose_old_name_stays_leaves_two_whole_files(tmp_path: Path, er
             await rename(tree, "a.txt", "b.txt")
         assert (tree.directory, b"a.txt") in tree.notes.gone
         assert await tree.read_file("a.txt") == await tree.read_file("b.txt") == b"new"
-        await tree.fs.write(fh, 3, b"er")  # the file that was moved
+        await tree.fs.write(fh, 3, b"er")  # the file that was to be moved
         await tree.close(fh)
 
     storage = on_tree(check, tmp_path)
-    assert (content(storage, "a.txt"), content(storage, "b.txt")) == (b"new", b"newer")
+    assert (content(storage, "a.txt"), content(storage, "b.txt")) == (b"newer", b"new")
 
 
 def test_a_rename_takes_only_what_it_moved(tmp_path: Path) -> None:
@@ -542,7 +546,7 @@ def test_a_name_that_was_renamed_does_not_come_back_with_what_had_landed_unheard
     async def check(tree: Tree, storage: Faulty) -> None:
         storage.lost_replies = 1
         await tree.write_file("a.txt", b"landed")
-        await tree.fs.commits.pending.drain(lambda node: True)
+        await tree.fs.committer.queue.drain(lambda owing: True)
         assert content(storage, "a.txt") == b"landed"
         storage.failures["put"] = [StorageUnavailable("away")]
         await rename(tree, "a.txt", new)
@@ -583,7 +587,7 @@ def test_a_rename_replaces_what_had_landed_unheard(tmp_path: Path, existed: bool
             await tree.fs.drain()
         storage.lost_replies = 1
         await tree.write_file("b.txt", b"landed")
-        await tree.fs.commits.pending.drain(lambda node: True)
+        await tree.fs.committer.queue.drain(lambda owing: True)
         assert content(storage, "b.txt") == b"landed"
         await tree.write_file(".new", b"new")
         await rename(tree, ".new", "b.txt")
@@ -597,10 +601,11 @@ def test_a_rename_in_the_background_without_room_changes_nothing(
     async def check(tree: Tree, storage: Faulty) -> None:
         await tree.write_file("b.txt", b"old")
         await tree.write_file(".a", b"new")
-        node = tree.volume.scratch[b".a"]
-        assert node.dirty is not None
+        node = tree.volume.directory.find(id_of(".a"))
+        assert node is not None
+        assert node.draft is not None
         with monkeypatch.context() as patch:
-            patch.setattr(type(node.dirty.file), "seal", _no_room)
+            patch.setattr(type(node.draft.file), "seal", _no_room)
             with pytest.raises(SpoolFull):
                 await rename(tree, ".a", "b.txt")
         assert await tree.read_file("b.txt") == b"old"
@@ -618,9 +623,10 @@ def test_a_rename_to_a_scratch_name_without_room_changes_nothing(
         fh = await tree.create("a.txt")
         await tree.fs.write(fh, 0, b"new")
         if not opened:
-            storage.failures["put"] = [StorageUnavailable("away")]
+            storage.failures["put"] = [StorageUnavailable("away")] * 3
             await tree.close(fh)
             await tree.fs.drain()
+            storage.failures.clear()
         with monkeypatch.context() as patch:
             patch.setattr(SpoolFile, "retarget" if opened else "seal", _no_room)
             with pytest.raises(SpoolFull):
@@ -652,8 +658,7 @@ def test_unlink_by_id_after_a_rename_to_that_id(tmp_path: Path) -> None:
 
 
 def assert_nothing_left(tree: Tree) -> None:
-    assert not tree.volume.nodes
-    assert not tree.volume.scratch
+    assert not len(tree.volume.directory)
     assert not tree.spool.statistics().current_files
     assert len(tree.volume.table) == 3  # the root and two names of the storage's directory
 
@@ -677,7 +682,7 @@ def test_a_failed_truncate_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_memory_cannot_hold_is_refused_before_it_is_read(tmp_path: Path) -> None:
     async def check(tree: Tree, storage: Faulty) -> None:
         fh = await tree.create("a.txt")
-        node_id = tree.fs._handles.file(fh).node.node_id
+        node_id = tree.fs._handles.file(fh).file.node_id
         for size in (1 << 62, storage.max_size + 1):
             with pytest.raises(TooLarge):
                 await tree.fs.setattr(node_id, size=size, mtime_ns=None, fh=fh)

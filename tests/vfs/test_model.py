@@ -89,7 +89,7 @@ class Run:
         content = self.handles[fh][0].data
         del content[size:]
         content.extend(bytes(size - len(content)))
-        node_id = self.tree.fs._handles.file(fh).node.node_id
+        node_id = self.tree.fs._handles.file(fh).file.node_id
         attr = await self.tree.fs.setattr(node_id, size=size, mtime_ns=None, fh=fh)
         assert attr.size == size
 

@@ -180,10 +180,10 @@ def test_a_backup_is_opened_while_it_comes_into_the_spool(tmp_path: Path) -> Non
         async with mounted(storage, tmp_path) as tree:
             await rename(tree, "a.txt", "a.txt~")
             writer = await tree.open("a.txt~", os.O_RDWR)
-            node = tree.fs._handles.file(writer).node
-            assert node.reading is not None
-            node.reading.close()
-            node.reading = None
+            node = tree.fs._handles.file(writer).file
+            assert node.content is not None
+            node.content.close()
+            node.content = None
             asked = storage.asked = threading.Event()
             async with trio.open_nursery() as nursery:
 

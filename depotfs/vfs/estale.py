@@ -1,4 +1,4 @@
-"""Reopening: whoever was refused a file because it had been replaced can open what its name leads to next.
+"""Retries after ESTALE: whoever was refused a file because it had been replaced can open what its name leads to next.
 
 Linux looks the name up again when open(2) is answered ESTALE, but only once: a second rename within one open would be
 the program's error. So what that lookup shows is kept as if it were open already.
@@ -12,23 +12,23 @@ from typing import Final
 import trio
 
 from depotfs.errors import Stale
-from depotfs.vfs.nodes import FileNode, Life
+from depotfs.vfs.file import File, Life
 
 _SOON: Final = 1.0
 """Seconds: the kernel comes back at once, if at all."""
 
 
-class Reopening:
+class EstaleRetry:
     """Who was refused, and what is kept for them, by thread id.
 
     Args:
-        prepare: opens a node's content; raises Stale if it was replaced.
+        prepare: opens a file's content; raises Stale if it was replaced.
     """
 
-    def __init__(self, prepare: Callable[[FileNode], Awaitable[None]]) -> None:
+    def __init__(self, prepare: Callable[[File], Awaitable[None]]) -> None:
         self._prepare = prepare
         self._refused: dict[int, float] = {}
-        self._kept: dict[int, FileNode] = {}
+        self._kept: dict[int, File] = {}
 
     def refuse(self, pid: int) -> None:
         """That thread was told to look the name up again; 0, from another PID namespace, could be anybody."""
@@ -46,32 +46,32 @@ class Reopening:
         async with trio.open_nursery() as self._nursery:
             await trio.sleep_forever()
 
-    async def keep(self, node: FileNode, pid: int) -> bool:
-        """The node's content is open for the thread for a while; False: it was replaced again."""
-        with node.volume.pinned(node):
+    async def keep(self, file: File, pid: int) -> bool:
+        """The file's content is open for the thread for a while; False: it was replaced again."""
+        with file.volume.pinned(file):
             try:
-                await self._prepare(node)
+                await self._prepare(file)
             except Stale:
                 return False
-            self._kept[pid] = node
-            node.handles += 1
-        self._nursery.start_soon(self._let_go, node, pid)
+            self._kept[pid] = file
+            file.handles += 1
+        self._nursery.start_soon(self._let_go, file, pid)
         return True
 
-    def has(self, node: FileNode, pid: int) -> bool:
-        """Whether the thread may open what the node was: it was replaced after the thread looked its name up."""
-        return self._kept.get(pid) is node and node.life in (Life.REPLACED, Life.UNLINKED)
+    def has(self, file: File, pid: int) -> bool:
+        """Whether the thread may open what the file was: it was replaced after the thread looked its name up."""
+        return self._kept.get(pid) is file and file.life in (Life.RENAMED_OVER, Life.UNLINKED)
 
     def done(self, pid: int) -> None:
         """The thread has opened a file."""
         self._refused.pop(pid, None)
         self._kept.pop(pid, None)
 
-    async def _let_go(self, node: FileNode, pid: int) -> None:
+    async def _let_go(self, file: File, pid: int) -> None:
         try:
             await trio.sleep(_SOON)
         finally:
-            if self._kept.get(pid) is node:
+            if self._kept.get(pid) is file:
                 del self._kept[pid]
-            node.handles -= 1
-            node.volume.settle(node)
+            file.handles -= 1
+            file.volume.settle(file)

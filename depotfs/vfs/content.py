@@ -1,4 +1,4 @@
-"""The open content of one version of a file, shared by all handles of its node."""
+"""The open content of one version of a file, shared by all handles of the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _buffer = memoryview(bytearray(_LARGEST_READ))
 """One for all reads in place: it is filled and handed to the kernel with no await between."""
 
 
-class Reading:
+class OpenContent:
     """Reads one version; closed when the last user has let go of it.
 
     A local descriptor is read in place, memory at once, everything else through the cache.
