@@ -16,13 +16,15 @@ from depotfs.errors import (
     FileNotStored,
     InvalidMetadata,
     StorageMissing,
+    StorageUnavailable,
     VersionChanged,
 )
-from depotfs.io import gcs_upload
+from depotfs.io import gcs_listing, gcs_upload
 from depotfs.io.content import Content
 from depotfs.io.durations import LONGEST_SIGNATURE, option_seconds
-from depotfs.io.gcs_objects import FIELDS, Json, changed_resource, is_upload, new_resource, stat_of
-from depotfs.io.gcs_requests import DEFAULT_ENDPOINT, Answer, GcsRequests, bucket_path, object_path
+from depotfs.io.gcs_answers import Answer, Json
+from depotfs.io.gcs_objects import FIELDS, changed_resource, is_upload, new_resource, stat_of
+from depotfs.io.gcs_requests import DEFAULT_ENDPOINT, GcsRequests, bucket_path, object_path
 from depotfs.io.ids import is_canonical
 from depotfs.io.interfaces import PAGE
 from depotfs.io.native import NativeStorage
@@ -163,26 +165,29 @@ class GCSStorage(NativeStorage):
             "startOffset": self.prefix + max(after, "0"),  # ids begin with 0 to 9 or a to f
             "endOffset": self.prefix + "g",
             "maxResults": str(PAGE),
-            "fields": f"nextPageToken,items({FIELDS})",
+            "fields": f"kind,nextPageToken,items({FIELDS})",
         }
-        path = f"{bucket_path(self.bucket_name)}/o"
-        while True:
-            answer = self._requests.send(f"Listing {self.identity()}", "GET", path, params=params)
+        what = f"Listing {self.identity()}"
+
+        def ask(token: str) -> Json:
+            asked = params | ({"pageToken": token} if token else {})
+            answer = self._requests.send(what, "GET", f"{bucket_path(self.bucket_name)}/o", params=asked)
             if not answer.ok:
-                raise self._unexpected(answer, f"Listing {self.identity()}")
-            listing = answer.json()
-            if page := [entry for item in listing.get("items", ()) if (entry := self._entry(item, after))]:
+                raise self._unexpected(answer, what)
+            return answer.json()
+
+        for items in gcs_listing.listed(what, ask, self._warn_of):
+            if page := [entry for item in items if (entry := self._entry(item, after))]:
                 yield page
-            if not (token := listing.get("nextPageToken")):
-                return
-            params["pageToken"] = token
 
     def _entry(self, resource: Json, after: str) -> FileEntry | None:
-        name = str(resource.get("name", ""))
-        file_id = FileId(name[len(self.prefix) :])
+        file_id = FileId(resource["name"][len(self.prefix) :])
         if not is_canonical(file_id) or file_id <= after:  # both ASCII where the first is canonical
             return None
-        stat = stat_of(file_id, resource)
+        try:
+            stat = stat_of(file_id, resource)
+        except InvalidMetadata:
+            return FileEntry(file_id)
         return FileEntry(file_id, stat.size, stat.revision, stat.changed_ns, stat)
 
     def open_content(self, file: FileId | FileStat) -> ContentReader:
@@ -212,10 +217,13 @@ class GCSStorage(NativeStorage):
         path = gcs_upload.upload_path(self.bucket_name)
         upload = gcs_upload.Upload(self._requests, what, path, resource, params, content)
         stored = self._written(upload.run(), what, file_id, expect, resource)
+        if upload.checksum.differs(stored):  # or the answer alone is damaged
+            stored = self._find_ours(file_id, resource) or {}
+        stat = self._stat_of_written(stored, what, file_id, resource)
         if upload.checksum.differs(stored):
-            self._requests.send(what, "DELETE", self._object(file_id), params={"generation": stored["generation"]})
+            self._requests.send(what, "DELETE", self._object(file_id), params={"generation": stat.version}, empty=True)
             raise ContentDamaged(f"{what}: the stored bytes have another checksum than those that were sent")
-        return stat_of(file_id, stored)
+        return stat
 
     def update(
         self,
@@ -235,7 +243,10 @@ class GCSStorage(NativeStorage):
             raise VersionChanged(f"{what}: it was replaced")
         if not answer.ok:
             raise self._unexpected(answer, what, writing=True)
-        return stat_of(file.file_id, answer.json())
+        try:
+            return stat_of(file.file_id, answer.json())
+        except InvalidMetadata:
+            return self.stat(file.file_id)
 
     def copy(
         self, source: FileStat, target: FileId, metadata: FileMetadata, *, expect: Expected = ANY, commit: str = ""
@@ -256,12 +267,12 @@ class GCSStorage(NativeStorage):
                 break
             params["rewriteToken"] = token
         written = self._written(replace(answer, repeated=repeated), what, target, expect, resource)
-        return stat_of(target, written.get("resource", written))
+        return self._stat_of_written(written, what, target, resource)
 
     def remove(self, file_id: FileId, *, expect: Expected = ANY) -> None:
         what = self._what("Deleting", file_id)
         params = {} if expect in (ANY, ABSENT, PRESENT) else self._conditions(file_id, expect)
-        answer = self._requests.send(what, "DELETE", self._object(file_id), params=params)
+        answer = self._requests.send(what, "DELETE", self._object(file_id), params=params, empty=True)
         if answer.status == 412:
             raise VersionChanged(f"{what}: it was replaced")
         if not answer.ok and answer.status != 404:
@@ -286,7 +297,8 @@ class GCSStorage(NativeStorage):
         if answer.status != 412:
             if not answer.ok:
                 raise self._unexpected(answer, what, writing=True)
-            return answer.json()
+            found = answer.json()
+            return found["resource"] if isinstance(found.get("resource"), dict) else found
         if answer.repeated and (ours := self._find_ours(file_id, wanted)):
             return ours
         if expect == ABSENT:
@@ -294,6 +306,16 @@ class GCSStorage(NativeStorage):
         if expect == PRESENT:
             raise self._not_stored(file_id)
         raise VersionChanged(f"{what}: version {expect} is gone")
+
+    def _stat_of_written(self, resource: Json, what: str, file_id: FileId, wanted: Json) -> FileStat:
+        """The stat of what was written; where the answer does not tell it, what stands there does."""
+        try:
+            return stat_of(file_id, resource)
+        except InvalidMetadata:
+            found = self._find_ours(file_id, wanted)
+        if found is None:
+            raise StorageUnavailable(f"{what}: {self._requests.endpoint} does not tell whether it is done")
+        return stat_of(file_id, found)
 
     def _find_ours(self, file_id: FileId, wanted: Json) -> Json | None:
         answer = self._requests.send(

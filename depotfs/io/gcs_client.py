@@ -112,6 +112,7 @@ def _prepare_session(session: Any, endpoint: str) -> None:
     session.proxies = requests.utils.get_environ_proxies(endpoint)
     session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
     session.trust_env = False
+    session.headers["Accept-Encoding"] = "gzip"  # what `gcs_answers` understands
     adapter = requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS)
     session.mount("http://", adapter)
     if not session.is_mtls:

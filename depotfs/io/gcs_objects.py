@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from depotfs.errors import InvalidMetadata
+from depotfs.io.gcs_answers import Json
 from depotfs.io.times import format_stored, from_datetime, parse_stored
 from depotfs.io.utils import decode_header_text, encode_header_text, make_content_disposition
 from depotfs.types import OCTET_STREAM, UNNAMED, FileId, FileMetadata, FileStat
-
-Json = dict[str, Any]
 
 FIELDS: Final = "name,size,generation,metageneration,contentType,updated,md5Hash,crc32c,metadata"
 """Of a resource, what a stat is made of."""
@@ -62,19 +62,39 @@ def is_upload(resource: Mapping[str, Any], sent: Json) -> bool:
 
 
 def stat_of(file_id: FileId, resource: Mapping[str, Any]) -> FileStat:
-    """What a resource tells; whatever it lacks or has broken is as for a foreign object, never an error."""
+    """What a resource tells; what it lacks or has broken of the metadata is as for a foreign object.
+
+    Raises:
+        InvalidMetadata: it does not tell the size or the generation, without which nothing can be done.
+    """
+    size, generation = _whole(resource.get("size")), _whole(resource.get("generation"))
+    if size is None or not generation:
+        raise InvalidMetadata(f"The object of file {file_id} has no usable size and generation")
     keys = _keys(resource)
     changed = _changed_ns(resource.get("updated"))
     modified = parse_stored(keys.get(_MODIFIED))
+    kind = resource.get("contentType")
     metadata = FileMetadata(
-        decode_header_text(keys.get(_FILENAME, "")) or UNNAMED,
-        keys.get(_CONTENT_TYPE) or str(resource.get("contentType") or OCTET_STREAM),
+        _unicode(decode_header_text(keys.get(_FILENAME, ""))) or UNNAMED,
+        _unicode(keys.get(_CONTENT_TYPE) or (kind if isinstance(kind, str) else "")) or OCTET_STREAM,
         changed // 10**9 if modified is None else modified,
     )
-    version = str(resource.get("generation", 0))
-    revision = f"{version}.{resource.get('metageneration', 0)}"
-    size = int(resource.get("size", 0))
+    version = str(generation)
+    revision = f"{version}.{_whole(resource.get('metageneration')) or 0}"
     return FileStat(file_id, size, version, revision, metadata, changed, keys.get(_COMMIT, ""), _checksum(resource))
+
+
+def _whole(value: Any) -> int | None:
+    """A number of 63 bits as the service writes them, in a string; None where it is none."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    plain = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20
+    return number if plain and (number := int(value)) < 1 << 63 else None
+
+
+def _unicode(text: str) -> str:
+    """The text; JSON can hold halves of characters, which nothing else can."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _keys(resource: Mapping[str, Any]) -> dict[str, str]:
@@ -83,10 +103,11 @@ def _keys(resource: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _checksum(resource: Mapping[str, Any]) -> str:
-    for field, algorithm in (("md5Hash", "md5"), ("crc32c", "crc32c")):
+    for field, algorithm, size in (("md5Hash", "md5", 16), ("crc32c", "crc32c", 4)):
         try:
-            if value := base64.b64decode(resource.get(field) or "", validate=True).hex():
-                return f"{algorithm}:{value}"
+            value = base64.b64decode(resource.get(field) or "", validate=True)
+            if len(value) == size:
+                return f"{algorithm}:{value.hex()}"
         except (binascii.Error, ValueError, TypeError):
             continue
     return ""
@@ -100,6 +121,6 @@ def _changed_ns(text: Any) -> int:
     *moment, fraction = found.groups()
     try:
         seconds = from_datetime(datetime(*map(int, moment), tzinfo=UTC))  # type: ignore[arg-type, misc]  # six ints
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0
     return seconds * 10**9 + int((fraction or "0").ljust(9, "0"))

@@ -7,13 +7,11 @@ library's session, by the JSON API (https://cloud.google.com/storage/docs/json_a
 
 from __future__ import annotations
 
-import errno
 import json
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -32,6 +30,7 @@ from depotfs.errors import (
     StorageUnavailable,
     TooLarge,
 )
+from depotfs.io.gcs_answers import Answer, unlike, whole_body
 from depotfs.io.gcs_client import GcsClient, auth_failure
 
 DEFAULT_ENDPOINT = "https://storage.googleapis.com"
@@ -47,43 +46,6 @@ _PIECE = 256 << 10
 """Bytes sent or received at once: each has the whole time limit of a socket for itself."""
 _THROTTLED = frozenset({"rateLimitExceeded", "userRateLimitExceeded", "usageLimits"})
 _TRANSPORT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the server answered.
-
-    Attributes:
-        repeated: an earlier attempt of this request was lost on the way and may have been carried out.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    repeated: bool
-
-    @property
-    def ok(self) -> bool:
-        return 200 <= self.status < 300
-
-    def json(self) -> dict[str, Any]:
-        """The body as a JSON object; empty where it is none."""
-        try:
-            value = json.loads(self.body)
-        except ValueError:
-            return {}
-        return value if isinstance(value, dict) else {}
-
-    @property
-    def message(self) -> str:
-        """The server's own words about an error, at most 200 characters."""
-        error = self.json().get("error")
-        text = error.get("message") if isinstance(error, dict) else self.body.decode("utf-8", "replace")
-        return " ".join(str(text).split())[:200]
-
-    @property
-    def no_bucket(self) -> bool:
-        return self.status == 404 and "bucket does not exist" in self.message.lower()
 
 
 class GcsRequests:
@@ -142,18 +104,20 @@ class GcsRequests:
         headers: Mapping[str, str] | None = None,
         body: bytes | dict[str, Any] | None = None,
         attempts: int | None = None,
+        empty: bool = False,
     ) -> Answer:
         """The server's answer, success or a refusal that the caller understands (304, 308, 4xx).
 
         Args:
             what: what is done, on which file, for messages.
             url: a path of the endpoint, or a whole URL of it.
+            empty: success may come without a JSON object.
         Raises:
             AccessDenied, StorageMissing, QuotaExceeded, TooLarge: the server refused for that reason.
             StorageUnavailable: it did not answer, or was failing or throttling, at every attempt.
         """
         self._make_bucket()
-        return self._send(what, method, url, params, headers, body, attempts or self._attempts)
+        return self._send(what, method, url, params, headers, body, attempts or self._attempts, empty=empty)
 
     def _send(
         self,
@@ -164,6 +128,8 @@ class GcsRequests:
         headers: Mapping[str, str] | None,
         body: bytes | dict[str, Any] | None,
         attempts: int,
+        *,
+        empty: bool = False,
     ) -> Answer:
         head = dict(headers or {})
         if isinstance(body, dict):
@@ -173,12 +139,10 @@ class GcsRequests:
         def attempt(repeated: bool) -> Answer:
             data = None if body is None else _Pieces(body)
             with self._exchange(method, url, params, head, data) as response:
-                length = len(body or b"")
-                content = b"".join(self._received(response, decode=True, size=length))
-                answer = Answer(response.status_code, response.headers, content, repeated)
-            if answer.ok and content and not answer.json() and content.strip() != b"{}":
+                answer = self._answer(response, len(body or b""), repeated)
+            if answer.ok and answer.parsed is None and (answer.body or not empty):
                 # A proxy's page, or another service: not to be taken for a bucket that holds nothing.
-                raise OSError(errno.EPROTO, "what answers there is not Google Cloud Storage")
+                raise unlike("sends no JSON")
             return answer
 
         return self._repeat(what, attempt, attempts)
@@ -196,10 +160,9 @@ class GcsRequests:
             head = {"Range": f"bytes={offset + had}-{offset + size - 1}", "Accept-Encoding": "gzip"}
             with self._exchange("GET", url, params, head, None) as response:
                 if response.status_code not in (200, 206):
-                    body = b"".join(self._received(response, decode=True, size=0))
-                    return Answer(response.status_code, response.headers, body, repeated)
+                    return self._answer(response, 0, repeated)
                 _check_range(what, response, offset + had)
-                for piece in self._received(response, decode=False, size=size):
+                for piece in self._received(response, size):
                     pieces.append(piece)
                     had += len(piece)
                     if had >= size:
@@ -226,10 +189,16 @@ class GcsRequests:
         self._heard = time.monotonic()
         return response
 
-    def _received(self, response: Any, *, decode: bool, size: int) -> Iterator[bytes]:
-        """The body in pieces, as they come; bounded in time."""
+    def _answer(self, response: Any, sent: int, repeated: bool) -> Answer:
+        """The answer to a request with a body of `sent` bytes."""
+        encoding = response.headers.get("Content-Encoding", "").strip().lower()
+        body = whole_body(self._received(response, sent), response.status_code, encoding)
+        return Answer(response.status_code, response.headers, body, repeated)
+
+    def _received(self, response: Any, size: int) -> Iterator[bytes]:
+        """The body in pieces, as they come and are stored; bounded in time, not in size."""
         deadline = time.monotonic() + self._timeout + size / _SLOWEST
-        while piece := response.raw.read1(_PIECE, decode_content=decode):
+        while piece := response.raw.read1(_PIECE, decode_content=False):
             yield piece
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the answer takes longer than {self._timeout + size / _SLOWEST:.0f} s")
@@ -271,10 +240,10 @@ class GcsRequests:
         if status < 400:
             return None
         text = f"{what}: {self.endpoint} answered {status}: {answer.message}"
-        if status in (408, 429) or status >= 500 or (status == 403 and _reasons(answer) & _THROTTLED):
+        if status in (408, 429) or status >= 500 or (status == 403 and answer.reasons & _THROTTLED):
             return StorageUnavailable(text, retry_after=_retry_after(answer.headers.get("Retry-After")))
         if status in (401, 403):
-            return QuotaExceeded(text) if "quotaExceeded" in _reasons(answer) else AccessDenied(text)
+            return QuotaExceeded(text) if "quotaExceeded" in answer.reasons else AccessDenied(text)
         if status == 413:
             return TooLarge(text)
         return StorageMissing(text) if answer.no_bucket else None
@@ -345,12 +314,6 @@ def _check_range(what: str, response: Any, offset: int) -> None:
             raise ContentDamaged(f"{what}: the server sent another range than {begun}")
     elif offset:
         raise ContentDamaged(f"{what}: the server does not send ranges of this object")
-
-
-def _reasons(answer: Answer) -> set[str]:
-    error = answer.json().get("error")
-    details = error.get("errors") if isinstance(error, dict) else None
-    return {str(d.get("reason")) for d in details if isinstance(d, dict)} if isinstance(details, list) else set()
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -16,7 +16,8 @@ import google_crc32c
 
 from depotfs.errors import ContentDamaged, DepotError, StorageUnavailable, TooLarge
 from depotfs.io.content import Content
-from depotfs.io.gcs_requests import Answer, GcsRequests
+from depotfs.io.gcs_answers import Answer
+from depotfs.io.gcs_requests import GcsRequests
 from depotfs.types import OCTET_STREAM
 
 PIECE = 8 << 20
@@ -144,7 +145,7 @@ class Upload:
         params = {**self._params, "uploadType": "resumable", "name": str(self._resource["name"])}
         headers = {"X-Upload-Content-Type": self._type}
         return self._requests.send(
-            self._what, "POST", self._path, params=params, headers=headers, body=dict(self._resource)
+            self._what, "POST", self._path, params=params, headers=headers, body=dict(self._resource), empty=True
         )
 
     def _send_all(self, session: _Session, piece: bytes) -> Answer:
@@ -232,7 +233,7 @@ class _Session:
     def cancel(self) -> None:
         """The server forgets what it has received, if it can be reached."""
         try:
-            self._requests.send(self._what, "DELETE", self._url, attempts=1)
+            self._requests.send(self._what, "DELETE", self._url, attempts=1, empty=True)
         except DepotError:
             return  # the service itself forgets it after a week
 

@@ -296,10 +296,13 @@ def test_damage_on_the_way_up_is_refused(gcs_fake: FakeGcsServer, storage: GCSSt
 
 
 def test_what_a_server_stored_wrongly_is_taken_back(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
-    wrong = {"substitute": ['"crc32c": "[^"]*"', '"crc32c": "AAAAAA=="'], **UPLOAD}
-    with gcs_fake.faults(wrong), pytest.raises(ContentDamaged):
+    wrong = {"substitute": ['"crc32c": "[^"]*"', '"crc32c": "AAAAAA=="'], "path": "/o"}
+    with gcs_fake.faults(wrong | {"times": 2}), pytest.raises(ContentDamaged):
         put(storage, b"x", FILE)
     assert storage.list() == []
+    with gcs_fake.faults(wrong):  # the answer alone was damaged
+        stat = put(storage, b"x", FILE)
+    assert storage.stat(FILE) == stat
 
 
 # --- uploads in pieces ------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from werkzeug.wrappers import Request, Response
 
 from tests.servers.fake_gcs_answers import (
     boundary_of,
+    canned_answer,
     content_answer,
     error_answer,
     json_answer,
@@ -56,7 +57,8 @@ class Control:
 
     Attributes:
         faults: each with "times", with regular expressions for "method", "path" and "query", and with one of:
-            "status" (an answer, with "headers" and a "reason"), "lose" (done, but never answered),
+            "status" (an answer, with "headers" and a "reason"), "body" (text that is the answer, with a "status",
+            "headers" and a "type"), "lose" (done, but never answered),
             "cut" (bytes of the body that arrive), "flip" (a byte of the body is changed, on its way in or out),
             "substitute" (a pattern in the answer and its replacement), "stall" (seconds before the answer),
             "drip" (seconds between its bytes).
@@ -103,9 +105,8 @@ class FakeGcs:
             fault = self._next_fault(request.method, target.path, target.query)
         if fault.get("stall"):
             threading.Event().wait(fault["stall"])
-        if fault.get("status"):
-            response = error_answer(ApiError(fault["status"], "A fault was asked for.", fault.get("reason", "")))
-            response.headers.update(fault.get("headers", {}))
+        if "body" in fault or fault.get("status"):
+            response = canned_answer(fault)
             return response(environ, start_response)
         if fault.get("flip") and body:
             body = body[:-200] + bytes([body[-200] ^ 1]) + body[-199:]

@@ -128,6 +128,17 @@ def json_answer(value: Json, status: int = 200) -> Response:
     return Response(json.dumps(value), status=status, content_type="application/json; charset=UTF-8")
 
 
+def canned_answer(fault: Json) -> Response:
+    """What a fault with a "status" or a "body" answers."""
+    if "body" in fault:
+        kind = fault.get("type", "application/json; charset=UTF-8")
+        response = Response(fault["body"], status=fault.get("status", 200), content_type=kind)
+    else:
+        response = error_answer(ApiError(fault["status"], "A fault was asked for.", fault.get("reason", "")))
+    response.headers.update(fault.get("headers", {}))
+    return response
+
+
 def error_answer(error: ApiError) -> Response:
     if error.status == 304:
         return Response(status=304)
