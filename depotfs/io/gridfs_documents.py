@@ -23,7 +23,7 @@ from bson.datetime_ms import DatetimeMS
 
 from depotfs.errors import InvalidMetadata
 from depotfs.io.ids import IdForm, form_of, is_canonical
-from depotfs.io.times import parse_stored
+from depotfs.io.times import from_datetime, parse_stored, to_datetime
 from depotfs.types import OCTET_STREAM, UNNAMED, FileId, FileMetadata, FileStat
 
 CHUNK_SIZE = 255 * 1024
@@ -70,7 +70,7 @@ class FilesDocument:
     @property
     def replaces(self) -> bool:
         """Whether chunks of the content before may still be there, stamped `old`."""
-        return self.pending and "old" in self._own
+        return self.pending and isinstance(self._own.get("old", _ODD), ObjectId | None)
 
     @property
     def old(self) -> ObjectId | None:
@@ -101,7 +101,7 @@ class FilesDocument:
         digest = zlib.crc32(repr(metadata).encode("utf-8", "surrogatepass"))
         # With the digest, since other programs change metadata without counting.
         revision = f"{self.version}.{_integer(self._own.get('revision')) or 0}.{digest:08x}"
-        changed = max(_milliseconds(self.raw.get("uploadDate")) or 0, _milliseconds(self._own.get("changed")) or 0)
+        changed = max(_in_calendar(self.raw.get("uploadDate")), _in_calendar(self._own.get("changed")))
         commit = self._own.get("commit")
         return FileStat(
             file_id=file_id,
@@ -118,7 +118,7 @@ class FilesDocument:
         filename, content_type = self.raw.get("filename"), self.raw.get("contentType")
         modified = parse_stored(self.raw.get("last_modified"))
         if modified is None:
-            modified = (_milliseconds(self.raw.get("uploadDate")) or 0) // 1000
+            modified = _in_calendar(self.raw.get("uploadDate")) // 1000
         return FileMetadata(
             filename if isinstance(filename, str) else UNNAMED,
             content_type if isinstance(content_type, str) else OCTET_STREAM,
@@ -136,7 +136,7 @@ def content_filter(key: Any, version: str) -> Document:
     upload = upload_of(version)
     if upload is not None:
         return {"_id": key, f"{OWN}.upload": upload}
-    found: Document = {"_id": key, f"{OWN}.upload": None}
+    found: Document = {"_id": key, f"{OWN}.upload": {"$not": {"$type": "objectId"}}}
     uploaded, length, chunk_size = _foreign(version)
     found["uploadDate"] = {"$not": {"$type": "date"}} if uploaded is None else DatetimeMS(uploaded)
     found["length"] = {"$not": {"$type": "number"}} if length is None else length
@@ -172,8 +172,16 @@ def _milliseconds(value: Any) -> int | None:
     return None
 
 
+def _in_calendar(value: Any) -> int:
+    """Milliseconds since the epoch of a BSON date, brought into the years 1 to 9999; 0 where it is none."""
+    moment = _milliseconds(value) or 0
+    return from_datetime(to_datetime(moment // 1000)) * 1000 + moment % 1000
+
+
 def _integer(value: Any) -> int | None:
-    """A whole number of whatever BSON type (the shell stores doubles), None where it is none."""
+    """A whole number of whatever BSON type (the shell stores doubles), None where it is none or has over 63 bits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return int(value) if not isinstance(value, float) or value.is_integer() else None
+    if isinstance(value, float) and not value.is_integer():
+        return None
+    return int(value) if abs(value) < 1 << 63 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
@@ -53,4 +54,4 @@ def _owned(collections: Collections, groups: list[Document]) -> set[tuple[Any, A
 
 
 def _hashable(value: Any) -> Any:
-    return repr(value) if isinstance(value, dict | list) else value
+    return value if isinstance(value, Hashable) else repr(value)

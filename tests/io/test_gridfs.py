@@ -7,12 +7,12 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pymongo.errors
 import pytest
-from bson import ObjectId
+from bson import Decimal128, ObjectId, Timestamp
 from bson.datetime_ms import DatetimeMS
 from pymongo import MongoClient
 
@@ -35,6 +35,7 @@ from depotfs.io.gridfs_connection import Collections, Target
 from depotfs.io.gridfs_documents import CHUNK_SIZE
 from depotfs.io.gridfs_errors import translated
 from depotfs.io.ids import new_uuid
+from depotfs.io.times import to_datetime
 from depotfs.types import ABSENT, FileId
 from tests.io.contract import StorageContract
 from tests.io.contract_sources import ABSENT_IDS, METADATA, TEXT, content_of, noise
@@ -140,12 +141,22 @@ BROKEN: list[dict[str, Any]] = [
     {"length": 3, "chunkSize": 0, "last_modified": ["x"]},
     {"length": 2.5, "chunkSize": 10, "depotfs": {"upload": "?"}},
     {"length": True, "chunkSize": 10, "depotfs": [1]},
+    {"length": 1e300, "chunkSize": 10, "uploadDate": _DATE},
+    {"length": float("nan"), "chunkSize": float("inf"), "uploadDate": 5},
+    {"length": float("-inf"), "chunkSize": 10},
+    {"length": "3", "chunkSize": "10"},
+    {"length": Decimal128("3"), "chunkSize": 10},
+    {"length": 3, "chunkSize": 1e300},
+    {"length": {"$gt": 0}, "chunkSize": [10], "depotfs": {"upload": {"$ne": None}}},
 ]
 ODD: list[dict[str, Any]] = [
     {"length": 3, "chunkSize": 10},
     {**_WHOLE, "length": 3.0, "last_modified": "yesterday"},
     {**_WHOLE, "filename": None, "contentType": 5, "depotfs": {"commit": 5, "revision": "x", "pointer": 5}},
     {**_WHOLE, "uploadDate": DatetimeMS(-(2**60)), "depotfs": "?"},
+    {**_WHOLE, "uploadDate": DatetimeMS(2**62), "depotfs": {"changed": DatetimeMS(2**62), "md5": 5}},
+    {**_WHOLE, "uploadDate": Timestamp(5, 5), "depotfs": {"changed": "now", "old": {"$gt": 0}}},
+    {**_WHOLE, "last_modified": _DATE, "md5": [1], "depotfs": {"upload": "?", "old": None}},
 ]
 
 
@@ -160,6 +171,8 @@ class TestForeignDocuments:
         files = storage._connection.collections().files
         files.insert_one({"_id": key, **document})
         assert storage.list() == sorted((good, str(key)))
+        [(size, stat)] = [(e.size, e.stat) for page in storage.pages() for e in page if e.file_id == str(key)]
+        assert (size, stat) == (None, None)
         with pytest.raises(InvalidMetadata, match=str(key)):
             storage.stat(FileId(str(key)))
         storage.put(BytesContent(b"new"), METADATA, file_id=FileId(str(key)))
@@ -180,6 +193,8 @@ class TestForeignDocuments:
             "application/octet-stream",
         )
         assert [entry.stat for page in storage.pages() for entry in page] == [stat]
+        for seconds in (stat.metadata.modified, stat.changed_ns // 10**9):
+            assert to_datetime(seconds) == datetime(1970, 1, 1) + timedelta(seconds=seconds), "no time of a calendar"
         with pytest.raises(ContentDamaged):
             content_of(storage, stat)
         collections.chunks.insert_one({"files_id": key, "n": 0, "data": b"ab"})
@@ -187,7 +202,8 @@ class TestForeignDocuments:
             content_of(storage, stat)
         collections.chunks.update_one({"files_id": key}, {"$set": {"data": b"abc"}})
         assert content_of(storage, stat) == b"abc"
-        if document.get("depotfs"):
+        own = document.get("depotfs", {})
+        if not isinstance(own, dict) or "revision" in own:
             with pytest.raises(InvalidMetadata):
                 storage.update(stat, filename="x")
         else:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import ObjectId, Regex
 from depot.io.gridfs import GridFSStorage as FiledepotStorage
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, DuplicateKeyError
@@ -202,7 +202,9 @@ def test_orphans_are_in_nobodys_way(storage: GridFSStorage, filedepot: Filedepot
 def test_sweep_spares_the_young_and_the_owned(storage: GridFSStorage, filedepot: FiledepotStorage, uri: str) -> None:
     put(storage, OLD_DATA, FILE)
     theirs = filedepot.create(NEW_DATA, "n")
-    storage._connection.collections().chunks.insert_many([{"files_id": {"a": []}, "n": 0}, {"n": 1}])
+    storage._connection.collections().chunks.insert_many(
+        [{"files_id": {"a": []}, "n": 0}, {"n": 1}, {"files_id": Regex("x"), "n": 2}]
+    )
     assert killed_at(uri, 2, lambda s: put(s, NEW_DATA, FILE, expect=PRESENT))
     left = orphans(storage)
     assert left
