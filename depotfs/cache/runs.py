@@ -36,8 +36,8 @@ class Request:
         self.offset = offset
         self.end = end
         self.ahead = ahead
-        bounds = pieces(offset, end) if ahead else [(offset, end)]
-        self.pending = deque(Run(self, begin, stop) for begin, stop in bounds)
+        # A source brings every request in the same pieces, whoever asked for it.
+        self.pending = deque(Run(self, begin, stop) for begin, stop in pieces(offset, end))
         self.damage: ContentDamaged | None = None
         self.scope = trio.CancelScope()
         self.begun = trio.current_time()

@@ -369,3 +369,33 @@ def test_a_close_is_answered_in_time_and_what_it_owes_is_stored_later(tmp_path: 
         await tree.fs.release(fh)
 
     on_tree(check, tmp_path, storage=storage)
+
+
+# --- large files ----------------------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("size", [n * MIB + by for n in (1, 4, 8, 12) for by in (-1, 0, 1)])
+@pytest.mark.parametrize("way", ["append", "overwrite", "cut", "grow"])
+def test_a_stored_file_of_any_size_can_be_changed(tmp_path: Path, size: int, way: str) -> None:
+    storage = Faulty()
+    old = os.urandom(4096) * (size // 4096) + bytes(size % 4096)
+    put(storage, "a.bin", old)
+    new = {
+        "append": old + b"more",
+        "overwrite": old[: size // 2] + b"more" + old[size // 2 + 4 :],
+        "cut": old[: size - MIB // 2],
+        "grow": old + bytes(MIB // 2),
+    }[way]
+
+    async def check(tree: Tree, storage: Faulty) -> None:
+        fh = await tree.open("a.bin", os.O_RDWR)
+        if way in ("cut", "grow"):
+            node_id = tree.fs._handles.file(fh).file.node_id
+            await tree.fs.setattr(node_id, size=len(new), mtime_ns=None, fh=fh)
+        else:
+            await tree.fs.write(fh, size if way == "append" else size // 2, b"more")
+        await tree.close(fh)
+
+    assert content(on_tree(check, tmp_path, storage=storage), "a.bin") == new
