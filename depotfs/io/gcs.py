@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -15,14 +14,14 @@ from depotfs.errors import (
     DepotError,
     FileNotStored,
     InvalidMetadata,
-    StorageMissing,
     StorageUnavailable,
     VersionChanged,
 )
 from depotfs.io import gcs_listing, gcs_upload
 from depotfs.io.content import Content
 from depotfs.io.durations import LONGEST_SIGNATURE, option_seconds
-from depotfs.io.gcs_answers import Answer, Json
+from depotfs.io.gcs_answers import Answer, Json, unexpected
+from depotfs.io.gcs_copy import rewritten
 from depotfs.io.gcs_objects import FIELDS, changed_resource, is_upload, new_resource, stat_of
 from depotfs.io.gcs_requests import DEFAULT_ENDPOINT, GcsRequests, bucket_path, object_path
 from depotfs.io.ids import is_canonical
@@ -132,6 +131,9 @@ class GCSStorage(NativeStorage):
     def identity(self) -> str:
         return f"gcs:{self._requests.endpoint}/{self.bucket_name}/{self.prefix}"
 
+    def limit_calls(self, seconds: float | None) -> None:
+        self._requests.patience.seconds = seconds
+
     def close(self) -> None:
         self._requests.close()
 
@@ -197,9 +199,12 @@ class GCSStorage(NativeStorage):
         """Exactly those bytes of that version; they must lie within it. VersionChanged."""
         what = self._what("Reading", stat.file_id)
         params = {"alt": "media", "generation": stat.version}
-        answer = self._requests.download(what, "/download" + self._object(stat.file_id), params, offset, size)
+        url = f"/download{self._object(stat.file_id)}"
+        answer = self._requests.download(what, url, params, offset, size, stat.size)
         if answer.status in (404, 412):
             raise VersionChanged(f"{what}: version {stat.version} is gone")
+        if answer.status == 416:
+            raise ContentDamaged(f"{what}: the server has fewer bytes than the {stat.size} that it tells of")
         if not answer.ok:
             raise self._unexpected(answer, what)
         if answer.headers.get("X-Goog-Generation", stat.version) != stat.version:
@@ -216,7 +221,13 @@ class GCSStorage(NativeStorage):
         what = self._what("Storing", file_id)
         path = gcs_upload.upload_path(self.bucket_name)
         upload = gcs_upload.Upload(self._requests, what, path, resource, params, content)
-        stored = self._written(upload.run(), what, file_id, expect, resource)
+        with self._requests.patience.call():
+            answer = upload.run()
+        if not answer.ok:
+            if found := self._stored_before(answer, file_id, resource):
+                return found
+            raise self._refused(answer, what, file_id, expect)
+        stored = answer.json()
         if upload.checksum.differs(stored):  # or the answer alone is damaged
             stored = self._find_ours(file_id, resource) or {}
         stat = self._stat_of_written(stored, what, file_id, resource)
@@ -242,7 +253,7 @@ class GCSStorage(NativeStorage):
         if answer.status == 412:
             raise VersionChanged(f"{what}: it was replaced")
         if not answer.ok:
-            raise self._unexpected(answer, what, writing=True)
+            raise self._unexpected(answer, what)
         try:
             return stat_of(file.file_id, answer.json())
         except InvalidMetadata:
@@ -256,27 +267,23 @@ class GCSStorage(NativeStorage):
         params = self._conditions(target, expect) | self._access("destinationPredefinedAcl")
         params |= {"sourceGeneration": source.version}
         path = f"{self._object(source.file_id)}/rewriteTo{self._object(target).removeprefix('/storage/v1')}"
-        repeated = False
-        while True:  # the service copies as much as it can within one request, and says where it stands
-            answer = self._requests.send(what, "POST", path, params=params, body=resource)
-            repeated = repeated or answer.repeated
+        with self._requests.patience.call():
+            answer = rewritten(self._requests, what, path, params, resource)
+        if not answer.ok:
+            if found := self._stored_before(answer, target, resource):
+                return found
             if answer.status == 404:
                 raise VersionChanged(f"{what}: version {source.version} of the source is gone")
-            token = answer.json().get("rewriteToken") if answer.ok else None
-            if not token:
-                break
-            params["rewriteToken"] = token
-        written = self._written(replace(answer, repeated=repeated), what, target, expect, resource)
-        return self._stat_of_written(written, what, target, resource)
+            raise self._refused(answer, what, target, expect)
+        copied = answer.json().get("resource")
+        return self._stat_of_written(copied if isinstance(copied, dict) else {}, what, target, resource)
 
     def remove(self, file_id: FileId, *, expect: Expected = ANY) -> None:
         what = self._what("Deleting", file_id)
-        params = {} if expect in (ANY, ABSENT, PRESENT) else self._conditions(file_id, expect)
+        params = {} if expect in (ANY, PRESENT) else self._conditions(file_id, expect)
         answer = self._requests.send(what, "DELETE", self._object(file_id), params=params, empty=True)
-        if answer.status == 412:
-            raise VersionChanged(f"{what}: it was replaced")
         if not answer.ok and answer.status != 404:
-            raise self._unexpected(answer, what)
+            raise self._refused(answer, what, file_id, expect)
 
     def _access(self, parameter: str) -> dict[str, str]:
         return {parameter: "publicRead"} if self._public else {}
@@ -292,20 +299,17 @@ class GCSStorage(NativeStorage):
             raise VersionChanged(f"File {file_id} has no version {expect!r} in {self.identity()}")
         return {"ifGenerationMatch": expect}
 
-    def _written(self, answer: Answer, what: str, file_id: FileId, expect: Expected, wanted: Json) -> Json:
-        """The resource of what was written; after a lost reply it may stand there already."""
+    def _stored_before(self, answer: Answer, file_id: FileId, wanted: Json) -> FileStat | None:
+        """What an attempt or a call before the refused one has stored, whose reply was lost; None: nothing."""
+        found = self._find_ours(file_id, wanted) if answer.status in (404, 412) else None
+        return stat_of(file_id, found) if found else None
+
+    def _refused(self, answer: Answer, what: str, file_id: FileId, expect: Expected) -> DepotError:
         if answer.status != 412:
-            if not answer.ok:
-                raise self._unexpected(answer, what, writing=True)
-            found = answer.json()
-            return found["resource"] if isinstance(found.get("resource"), dict) else found
-        if answer.repeated and (ours := self._find_ours(file_id, wanted)):
-            return ours
+            return self._unexpected(answer, what)
         if expect == ABSENT:
-            raise AlreadyStored(f"{what}: it is there already")
-        if expect == PRESENT:
-            raise self._not_stored(file_id)
-        raise VersionChanged(f"{what}: version {expect} is gone")
+            return AlreadyStored(f"{what}: it is there already")
+        return self._not_stored(file_id) if expect == PRESENT else VersionChanged(f"{what}: version {expect} is gone")
 
     def _stat_of_written(self, resource: Json, what: str, file_id: FileId, wanted: Json) -> FileStat:
         """The stat of what was written; where the answer does not tell it, what stands there does."""
@@ -336,16 +340,11 @@ class GCSStorage(NativeStorage):
 
     # --- refusals --------------------------------------------------------------------------------------------
 
+    def _unexpected(self, answer: Answer, what: str) -> DepotError:
+        return unexpected(answer, self._requests.told(what, answer), public=self._public)
+
     def _not_stored(self, file_id: str) -> FileNotStored:
         return FileNotStored(f"File {file_id} is not stored in {self.identity()}")
-
-    def _unexpected(self, answer: Answer, what: str, *, writing: bool = False) -> DepotError:
-        text = f"{what}: {self._requests.endpoint} answered {answer.status}: {answer.message}"
-        if answer.status == 404:
-            return StorageMissing(text)
-        if answer.status == 400 and self._public and "acl" in answer.message.lower():
-            return ConfigurationError(f"{text} (policy public-read needs a bucket with fine-grained access)")
-        return InvalidMetadata(text) if answer.status == 400 and writing else DepotError(text)
 
 
 class _Reader(ContentReader):

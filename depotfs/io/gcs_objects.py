@@ -23,21 +23,15 @@ _MODIFIED: Final = "x-depot-modified"
 _CONTENT_TYPE: Final = "x-depot-content-type"
 _COMMIT: Final = "x-depot-commit"
 _UPLOAD: Final = "x-depot-upload"  # which of our uploads, where no commit id tells
+_LARGEST_METADATA: Final = 8000
+"""Bytes of the keys and values that are sent: the service takes 8 KiB, which our commit id is part of."""
 _RFC3339: Final = re.compile(r"(\d+)-(\d+)-(\d+)[Tt](\d+):(\d+):(\d+)(?:\.(\d{1,9}))?(?:Z|z|[+-]00:00)")
 
 
 def new_resource(metadata: FileMetadata, commit: str, storage_class: str | None) -> Json:
-    """What is sent beside new content. InvalidMetadata: the filename cannot be stored."""
-    resource: Json = {
-        "contentType": metadata.content_type,
-        "contentDisposition": make_content_disposition("inline", metadata.filename),
-        "metadata": {
-            _MODIFIED: format_stored(metadata.modified),
-            _FILENAME: encode_header_text(metadata.filename),
-            _CONTENT_TYPE: metadata.content_type,
-            **({_COMMIT: commit} if commit else {_UPLOAD: uuid.uuid4().hex}),
-        },
-    }
+    """What is sent beside new content. InvalidMetadata: the filename or type cannot be stored."""
+    resource = changed_resource(metadata.filename, metadata.content_type, metadata.modified)
+    resource["metadata"] |= {_COMMIT: commit} if commit else {_UPLOAD: uuid.uuid4().hex}
     return resource | ({"storageClass": storage_class} if storage_class else {})
 
 
@@ -49,9 +43,13 @@ def changed_resource(filename: str | None, content_type: str | None, modified: i
         keys[_FILENAME] = encode_header_text(filename)
         changes["contentDisposition"] = make_content_disposition("inline", filename)
     if content_type is not None:
+        if content_type != _unicode(content_type):
+            raise InvalidMetadata(f"The content type {content_type!r} is not valid Unicode")
         keys[_CONTENT_TYPE] = changes["contentType"] = content_type
     if modified is not None:
         keys[_MODIFIED] = format_stored(modified)
+    if sum(len(key) + len(value.encode()) for key, value in keys.items()) > _LARGEST_METADATA:
+        raise InvalidMetadata("The filename and content type are longer than Google Cloud Storage takes")
     return changes
 
 
@@ -67,7 +65,7 @@ def stat_of(file_id: FileId, resource: Mapping[str, Any]) -> FileStat:
     Raises:
         InvalidMetadata: it does not tell the size or the generation, without which nothing can be done.
     """
-    size, generation = _whole(resource.get("size")), _whole(resource.get("generation"))
+    size, generation = whole_number(resource.get("size")), whole_number(resource.get("generation"))
     if size is None or not generation:
         raise InvalidMetadata(f"The object of file {file_id} has no usable size and generation")
     keys = _keys(resource)
@@ -80,11 +78,11 @@ def stat_of(file_id: FileId, resource: Mapping[str, Any]) -> FileStat:
         changed // 10**9 if modified is None else modified,
     )
     version = str(generation)
-    revision = f"{version}.{_whole(resource.get('metageneration')) or 0}"
+    revision = f"{version}.{whole_number(resource.get('metageneration')) or 0}"
     return FileStat(file_id, size, version, revision, metadata, changed, keys.get(_COMMIT, ""), _checksum(resource))
 
 
-def _whole(value: Any) -> int | None:
+def whole_number(value: Any) -> int | None:
     """A number of 63 bits as the service writes them, in a string; None where it is none."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -25,13 +25,12 @@ from depotfs.errors import (
     ConfigurationError,
     ContentDamaged,
     DepotError,
-    QuotaExceeded,
     StorageMissing,
     StorageUnavailable,
-    TooLarge,
 )
-from depotfs.io.gcs_answers import Answer, unlike, whole_body
+from depotfs.io.gcs_answers import Answer, refusal, unlike, whole_body
 from depotfs.io.gcs_client import GcsClient, auth_failure
+from depotfs.io.patience import Patience
 
 DEFAULT_ENDPOINT = "https://storage.googleapis.com"
 _CONNECT_SECONDS = 10.0
@@ -44,13 +43,14 @@ _SLOWEST = 64 << 10
 """Bytes per second below which a transfer counts as stalled, beside the time that one answer may take."""
 _PIECE = 256 << 10
 """Bytes sent or received at once: each has the whole time limit of a socket for itself."""
-_THROTTLED = frozenset({"rateLimitExceeded", "userRateLimitExceeded", "usageLimits"})
 _TRANSPORT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
 class GcsRequests:
     """Requests to one endpoint; safe for use by several threads and after fork(2).
 
+    Attributes:
+        patience: how long a call may take; bytes that arrive at either side are its progress.
     Args:
         project_id, credentials, anonymous: as `GcsClient` has them.
         timeout: seconds without a byte after which an attempt has failed.
@@ -76,6 +76,7 @@ class GcsRequests:
         self._attempts = attempts
         self._new_bucket = new_bucket
         self._making = threading.Lock()  # around making it, so that one thread does and the others find it
+        self.patience = Patience()
         self._sleep = sleep
         self._heard = time.monotonic()  # when an answer last began to come
 
@@ -105,19 +106,21 @@ class GcsRequests:
         body: bytes | dict[str, Any] | None = None,
         attempts: int | None = None,
         empty: bool = False,
+        bare: bool = False,
     ) -> Answer:
         """The server's answer, success or a refusal that the caller understands (304, 308, 4xx).
 
         Args:
             what: what is done, on which file, for messages.
             url: a path of the endpoint, or a whole URL of it.
-            empty: success may come without a JSON object.
+            empty: success may come without a JSON object; bare: a refusal too.
         Raises:
             AccessDenied, StorageMissing, QuotaExceeded, TooLarge: the server refused for that reason.
             StorageUnavailable: it did not answer, or was failing or throttling, at every attempt.
         """
         self._make_bucket()
-        return self._send(what, method, url, params, headers, body, attempts or self._attempts, empty=empty)
+        tries = attempts or self._attempts
+        return self._send(what, method, url, params, headers, body, tries, empty=empty or bare, bare=bare)
 
     def _send(
         self,
@@ -130,99 +133,113 @@ class GcsRequests:
         attempts: int,
         *,
         empty: bool = False,
+        bare: bool = False,
     ) -> Answer:
         head = dict(headers or {})
         if isinstance(body, dict):
             body = json.dumps(body).encode()
             head["Content-Type"] = "application/json; charset=UTF-8"
 
-        def attempt(repeated: bool) -> Answer:
-            data = None if body is None else _Pieces(body)
+        def attempt() -> Answer:
+            data = None if body is None else _Pieces(body, self.patience.progressed)
             with self._exchange(method, url, params, head, data) as response:
-                answer = self._answer(response, len(body or b""), repeated)
-            if answer.ok and answer.parsed is None and (answer.body or not empty):
+                answer = self._answer(response, len(body or b""))
+            if not (bare or answer.is_like) or (answer.ok and answer.parsed is None and (answer.body or not empty)):
                 # A proxy's page, or another service: not to be taken for a bucket that holds nothing.
-                raise unlike("sends no JSON")
+                raise unlike(f"answers {answer.status} without JSON")
             return answer
 
         return self._repeat(what, attempt, attempts)
 
-    def download(self, what: str, url: str, params: Mapping[str, str], offset: int, size: int) -> Answer:
+    def download(self, what: str, url: str, params: Mapping[str, str], offset: int, size: int, whole: int) -> Answer:
         """Bytes of an object exactly as they are stored; a body that was cut short is completed by further requests.
 
+        Args:
+            whole: bytes that the object has.
         Raises: as `send`; ContentDamaged: the server sent other bytes than were asked for.
         """
         self._make_bucket()
         pieces: list[bytes] = []
 
-        def attempt(repeated: bool) -> Answer:
+        def attempt() -> Answer:
             had = sum(map(len, pieces))
             head = {"Range": f"bytes={offset + had}-{offset + size - 1}", "Accept-Encoding": "gzip"}
             with self._exchange("GET", url, params, head, None) as response:
                 if response.status_code not in (200, 206):
-                    return self._answer(response, 0, repeated)
-                _check_range(what, response, offset + had)
+                    return self._answer(response, 0)
+                _check_range(what, response, offset + had, whole)
                 for piece in self._received(response, size):
                     pieces.append(piece)
                     had += len(piece)
+                    self.patience.progressed()
                     if had >= size:
                         break
                 if had < size:
                     raise _CutShort(f"{had} of {size} bytes came")
-                return Answer(response.status_code, response.headers, b"".join(pieces)[:size], repeated)
+                return Answer(response.status_code, response.headers, b"".join(pieces)[:size])
 
         return self._repeat(what, attempt, self._attempts)
 
     def _exchange(self, method: str, url: str, params: Any, headers: Mapping[str, str], data: Any) -> Any:
         target = url if "://" in url else self.endpoint + url
-        timeout = (min(_CONNECT_SECONDS, self._timeout), self._timeout)
+        silence = min(self._timeout, self.patience.left())
+        if silence <= 0:
+            raise TimeoutError("the call has taken too long")
         response = self._client.session().request(
             method,
             target,
             params=params,
             headers=headers,
             data=data,
-            timeout=timeout,
+            timeout=(min(_CONNECT_SECONDS, silence), silence),
             stream=True,
             allow_redirects=False,
         )
         self._heard = time.monotonic()
         return response
 
-    def _answer(self, response: Any, sent: int, repeated: bool) -> Answer:
+    def _answer(self, response: Any, sent: int) -> Answer:
         """The answer to a request with a body of `sent` bytes."""
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
         body = whole_body(self._received(response, sent), response.status_code, encoding)
-        return Answer(response.status_code, response.headers, body, repeated)
+        return Answer(response.status_code, response.headers, body)
 
     def _received(self, response: Any, size: int) -> Iterator[bytes]:
         """The body in pieces, as they come and are stored; bounded in time, not in size."""
-        deadline = time.monotonic() + self._timeout + size / _SLOWEST
+        seconds = min(self._timeout, max(self.patience.left(), 0.0)) + size / _SLOWEST
+        deadline = time.monotonic() + seconds
         while piece := response.raw.read1(_PIECE, decode_content=False):
             yield piece
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the answer takes longer than {self._timeout + size / _SLOWEST:.0f} s")
+                raise TimeoutError(f"the answer takes longer than {seconds:.0f} s")
 
-    def _repeat(self, what: str, attempt: Callable[[bool], Answer], attempts: int) -> Answer:
+    def _repeat(self, what: str, attempt: Callable[[], Answer], attempts: int) -> Answer:
         failures = 0
-        while True:
-            try:
-                answer = attempt(failures > 0)
-                failure = self._refusal(what, answer)
-                if failure is None:
-                    return answer
-            except auth_errors.GoogleAuthError as error:
-                failure = auth_failure(what, self.endpoint, error)
-            except DepotError:
-                raise
-            except _TRANSPORT_ERRORS as error:
-                failure = StorageUnavailable(f"{what}: {self.endpoint} did not answer: {_reason(error, self._timeout)}")
-                if _ran_out_of_time(error) and failures + 1 >= _SILENCES and self._silent():
-                    raise failure from error
-            if not isinstance(failure, StorageUnavailable):
-                raise failure
-            failures += 1
-            self.pause(failures, failure, attempts)
+        with self.patience.call():
+            while True:
+                tried = self._tried(what, attempt, failures)
+                if isinstance(tried, Answer):
+                    return tried
+                if not isinstance(tried, StorageUnavailable):
+                    raise tried
+                failures += 1
+                self.pause(failures, tried, attempts)
+
+    def _tried(self, what: str, attempt: Callable[[], Answer], failures: int) -> Answer | DepotError:
+        """The answer to one more attempt, or why it has failed."""
+        try:
+            answer = attempt()
+        except auth_errors.GoogleAuthError as error:
+            return auth_failure(what, self.endpoint, error)
+        except DepotError as error:
+            return error
+        except _TRANSPORT_ERRORS as error:
+            reason = _reason(error, min(self._timeout, self.patience.seconds or self._timeout))
+            failure = StorageUnavailable(f"{what}: {self.endpoint} did not answer: {reason}")
+            if _ran_out_of_time(error) and failures + 1 >= _SILENCES and self._silent():
+                raise failure from None  # the URL, which `error` names, may be one that lets its reader write
+            return failure
+        return refusal(answer, self.told(what, answer)) or answer
 
     def _silent(self) -> bool:
         return time.monotonic() - self._heard >= _SILENCES * self._timeout
@@ -230,28 +247,21 @@ class GcsRequests:
     def pause(self, failures: int, failure: StorageUnavailable, attempts: int | None = None) -> None:
         """It is time to try again after that many failures; raises the failure where that is not worth while."""
         delay = _delay(failures, failure.retry_after)
-        if failures >= (attempts or self._attempts) or delay is None:
+        if failures >= (attempts or self._attempts) or delay is None or delay >= self.patience.left():
             raise failure
         self._sleep(delay)
 
-    def _refusal(self, what: str, answer: Answer) -> DepotError | None:
-        """The error that an answer is, whatever was asked; None where the caller must say."""
-        status = answer.status
-        if status < 400:
-            return None
-        text = f"{what}: {self.endpoint} answered {status}: {answer.message}"
-        if status in (408, 429) or status >= 500 or (status == 403 and answer.reasons & _THROTTLED):
-            return StorageUnavailable(text, retry_after=_retry_after(answer.headers.get("Retry-After")))
-        if status in (401, 403):
-            return QuotaExceeded(text) if "quotaExceeded" in answer.reasons else AccessDenied(text)
-        if status == 413:
-            return TooLarge(text)
-        return StorageMissing(text) if answer.no_bucket else None
+    def told(self, what: str, answer: Answer) -> str:
+        """What failed and what the server said to it."""
+        return f"{what}: {self.endpoint} answered {answer.status}: {answer.message}"
 
     def own(self, location: str) -> str:
-        """The URL that the server gave, at the configured endpoint: requests go nowhere else."""
+        """The URL that the server gave, at the configured endpoint: requests go nowhere else. StorageUnavailable."""
         ours = urlsplit(self.endpoint)
-        return urlunsplit((ours.scheme, ours.netloc, *urlsplit(location)[2:]))
+        try:
+            return urlunsplit((ours.scheme, ours.netloc, *urlsplit(location)[2:]))
+        except ValueError:
+            raise StorageUnavailable(f"{self.endpoint} gave a URL that is none") from None
 
     def _make_bucket(self) -> None:
         """The bucket exists, if it is to be made; made if it did not. What fails is tried again by the next call."""
@@ -277,7 +287,7 @@ class GcsRequests:
             raise ConfigurationError(f"{what}: project_id must say in which project")
         answer = self._send(what, "POST", "/storage/v1/b", {"project": project}, None, dict(resource), self._attempts)
         if not answer.ok and answer.status != 409:  # 409: somebody else was faster
-            raise StorageMissing(f"{what}: {self.endpoint} answered {answer.status}: {answer.message}")
+            raise StorageMissing(self.told(what, answer))
 
 
 class _CutShort(OSError):
@@ -285,10 +295,11 @@ class _CutShort(OSError):
 
 
 class _Pieces:
-    """A body that is sent in pieces, each with the socket's whole time limit to itself."""
+    """A body that is sent in pieces, each with the socket's whole time limit to itself; tells of each that is sent."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, sent: Callable[[], None]) -> None:
         self._data = data
+        self._sent = sent
 
     def __len__(self) -> int:
         return len(self._data)
@@ -297,6 +308,7 @@ class _Pieces:
         view = memoryview(self._data)
         for start in range(0, len(view), _PIECE):
             yield view[start : start + _PIECE]
+            self._sent()
 
 
 def bucket_path(bucket: str) -> str:
@@ -307,27 +319,16 @@ def object_path(bucket: str, name: str) -> str:
     return f"{bucket_path(bucket)}/o/{quote(name, safe='')}"
 
 
-def _check_range(what: str, response: Any, offset: int) -> None:
-    begun = f"bytes {offset}-"
+def _check_range(what: str, response: Any, offset: int, whole: int) -> None:
+    sent = response.headers.get("Content-Range", "")
     if response.status_code == 206:
-        if not response.headers.get("Content-Range", "").startswith(begun):
-            raise ContentDamaged(f"{what}: the server sent another range than {begun}")
+        found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", sent)
+        if found is None or int(found[1]) != offset or found[2] not in ("*", str(whole)):
+            raise ContentDamaged(
+                f"{what}: the server sent {sent[:50]!r} instead of the bytes from {offset} on of {whole}"
+            )
     elif offset:
         raise ContentDamaged(f"{what}: the server does not send ranges of this object")
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, which is a number or a date."""
-    if not value:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
 
 
 def _delay(attempt: int, retry_after: float | None) -> float | None:

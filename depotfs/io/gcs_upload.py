@@ -8,7 +8,6 @@ import json
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -103,6 +102,7 @@ class Upload:
 
     def _read(self) -> bytes:
         data = self._content.read(PIECE)
+        self._requests.patience.progressed()  # the time that the source takes is none of the server's
         self.checksum.add(data)
         return data
 
@@ -123,11 +123,10 @@ class Upload:
         )
 
     def _in_pieces(self, first: bytes) -> Answer:
-        for number in range(_SESSIONS):
+        for _ in range(_SESSIONS):
             begun = self._begin()
             if not begun.ok:
-                # A session that was lost may have been lost because it had come to its end.
-                return replace(begun, repeated=begun.repeated or number > 0)
+                return begun
             session = _Session(self._requests, self._what, begun.headers.get("Location", ""))
             try:
                 return self._send_all(session, first)
@@ -192,7 +191,6 @@ class _Session:
         self._requests = requests
         self._what = what
         self._url = requests.own(location)
-        self._failed = False
 
     def send(self, piece: bytes, offset: int, total: int | None, headers: Mapping[str, str]) -> Answer:
         """The piece is with the server: 308, or the answer to the whole upload if `total` was told."""
@@ -202,16 +200,15 @@ class _Session:
             try:
                 answer = self._put(piece[done:], offset + done, total, headers)
             except StorageUnavailable as lost:
-                self._failed = True
                 failures += 1
                 self._requests.pause(failures, lost)
                 answer = self._put(b"", offset, total, {}, asking=True)
             if answer.status in (404, 410):
                 raise _SessionLost
             if answer.status != 308:
-                return replace(answer, repeated=answer.repeated or self._failed)
+                return answer
             before, done = done, _received(answer) - offset
-            if not 0 <= done <= len(piece):
+            if not before <= done <= len(piece):
                 raise _SessionLost
             if done == len(piece) and total is None:
                 return answer
@@ -227,20 +224,20 @@ class _Session:
         head = {**headers, "Content-Range": f"bytes {span}/{size}"}
         # A piece is sent once: what the server has of it is asked before it is sent again.
         return self._requests.send(
-            self._what, "PUT", self._url, headers=head, body=data, attempts=None if asking else 1
+            self._what, "PUT", self._url, headers=head, body=data, attempts=None if asking else 1, bare=True
         )
 
     def cancel(self) -> None:
         """The server forgets what it has received, if it can be reached."""
         try:
-            self._requests.send(self._what, "DELETE", self._url, attempts=1, empty=True)
+            self._requests.send(self._what, "DELETE", self._url, attempts=1, bare=True)
         except DepotError:
             return  # the service itself forgets it after a week
 
 
 def _received(answer: Answer) -> int:
     """Bytes that the server says it has."""
-    found = re.fullmatch(r"bytes=0-(\d+)", answer.headers.get("Range", ""))
+    found = re.fullmatch(r"bytes=0-(\d{1,18})", answer.headers.get("Range", ""))
     return int(found[1]) + 1 if found else 0
 
 

@@ -196,6 +196,9 @@ class FileStorage(ABC):
         """A path on the local file system whose free space is this storage's, None where there is none."""
         return None
 
+    def limit_calls(self, seconds: float | None) -> None:  # noqa: B027 - most wait for nobody
+        """Each call ends within about so many seconds without progress; None: as the backend has it by itself."""
+
     def close(self) -> None:  # noqa: B027 - a storage may have nothing to close
         """Connections are closed. The storage must not be used any more."""
 

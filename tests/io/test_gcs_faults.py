@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from depotfs.errors import (
     ContentDamaged,
     DepotError,
     FileNotStored,
+    InvalidMetadata,
     QuotaExceeded,
     StorageMissing,
     StorageUnavailable,
@@ -111,24 +113,74 @@ def test_a_long_wait_is_the_callers(gcs_fake: FakeGcsServer, storage: GCSStorage
     assert 15 < waits.seconds[0] < 23
 
 
+HTML = {"body": "<html>please log in</html>", "type": "text/html"}
+
+
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
+        ({"status": 400, "body": ""}, DepotError),
+        ({"status": 400}, DepotError),
         ({"status": 401}, AccessDenied),
         ({"status": 403}, AccessDenied),
+        ({"status": 403, "body": ""}, AccessDenied),
         ({"status": 403, "reason": "quotaExceeded"}, QuotaExceeded),
-        ({"status": 413}, TooLarge),
+        ({"status": 404, "body": '{"error": {"message": "The specified bucket does not exist."}}'}, StorageMissing),
+        ({"status": 405}, DepotError),
+        ({"status": 409}, StorageUnavailable),
+        ({"status": 410}, DepotError),
+        ({"status": 413, "body": ""}, TooLarge),
+        ({"status": 501, "times": 3}, StorageUnavailable),
+        ({"status": 507, "body": "", "times": 3}, StorageUnavailable),
+        (HTML | {"times": 3}, StorageUnavailable),
+        (HTML | {"status": 302, "times": 3, "headers": {"Location": "http://elsewhere/"}}, StorageUnavailable),
+        (HTML | {"status": 404, "times": 3}, StorageUnavailable),
+        (HTML | {"status": 412, "times": 3}, StorageUnavailable),
     ],
+    ids=str,
 )
+@pytest.mark.parametrize("size", [1, len(LARGE)], ids=["small", "large"])
 def test_refusals_by_cause(
-    gcs_fake: FakeGcsServer, storage: GCSStorage, waits: Waits, fault: dict[str, Any], error: type[Exception]
+    gcs_fake: FakeGcsServer, storage: GCSStorage, fault: dict[str, Any], error: type[DepotError], size: int
 ) -> None:
-    put(storage, b"x", FILE)
-    for call in (lambda: storage.stat(FILE), lambda: put(storage, b"y", FILE), lambda: storage.remove(FILE)):
-        with gcs_fake.faults(fault), pytest.raises(error):
+    """Each can be cured by time, or by somebody at the server, or at the proxy before it."""
+    stat = put(storage, b"x", FILE)
+    calls: list[Callable[[], object]] = [
+        lambda: storage.stat(FILE),
+        lambda: put(storage, LARGE[:size], FILE, expect=stat.version),
+        lambda: storage.update(stat, filename="a"),
+        lambda: storage.copy(stat, OTHER_FILE, METADATA),
+        lambda: storage.remove(FILE),
+        storage.list,
+    ]
+    for call in calls:
+        with gcs_fake.faults(fault), pytest.raises(error) as raised:
             call()
-    assert waits.seconds == []
+        assert type(raised.value) is error
+        assert raised.value.curable
+        assert raised.value.transient == (error in (StorageUnavailable, QuotaExceeded))
     assert content_of(storage, FILE) == b"x"
+    assert storage.list() == [FILE]
+
+
+def test_metadata_that_does_not_fit_can_never_be_stored(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    """The service takes 8 KiB of it (https://cloud.google.com/storage/quotas#objects)."""
+    stat = put(storage, b"x", FILE)
+    before = len(asked(gcs_fake, storage))
+    calls: list[Callable[[], object]] = [
+        lambda: put(storage, b"y", metadata=FileMetadata("я" * 1400, "a/b", 0)),
+        lambda: storage.update(stat, filename="n" * 8192),
+        lambda: storage.update(stat, content_type="\ud800"),
+        lambda: storage.copy(stat, OTHER_FILE, FileMetadata("a", "n" * 8192, 0)),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidMetadata) as raised:
+            call()
+        assert not raised.value.curable
+    assert len(asked(gcs_fake, storage)) == before
+    told = {"status": 400, "body": '{"error": {"message": "Metadata is bad", "errors": [{"reason": "invalid"}]}}'}
+    with gcs_fake.faults(told), pytest.raises(InvalidMetadata):
+        put(storage, b"y", FILE)
 
 
 def test_throttling_by_403_is_no_lack_of_rights(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
@@ -189,6 +241,30 @@ def test_a_silent_server_is_given_up_early(gcs_fake: FakeGcsServer, waits: Waits
     assert len(waits.seconds) == 1
 
 
+@pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
+def test_a_call_ends_when_it_is_told_to(gcs_fake: FakeGcsServer, storage: GCSStorage, data: bytes) -> None:
+    """Silence, refusals and what is asked in between are all of one call, whose time begins anew with each progress."""
+    stat = put(storage, data, FILE)
+    storage._requests._sleep = time.sleep
+    storage.limit_calls(0.6)
+    calls: list[Callable[[], object]] = [
+        lambda: put(storage, data, FILE),
+        lambda: storage.stat(FILE),
+        lambda: storage.copy(stat, OTHER_FILE, METADATA),
+        lambda: storage.remove(FILE),
+        storage.list,
+    ]
+    for fault in ({"stall": 3.0}, {"status": 503}, {"status": 503, "headers": {"Retry-After": "5"}}):
+        for call in calls:
+            begun = time.monotonic()
+            with gcs_fake.faults(fault | {"times": 99}), pytest.raises(StorageUnavailable):
+                call()
+            assert time.monotonic() - begun < 1.5
+    storage.limit_calls(2)
+    with gcs_fake.faults(*[{"stall": 1.0, "method": "PUT"}] * 3):  # more than the limit in all
+        put(storage, LARGE + LARGE, FILE)
+
+
 # --- lost answers -----------------------------------------------------------------------------------------------
 
 
@@ -206,6 +282,45 @@ def test_own_write_is_recognised(gcs_fake: FakeGcsServer, storage: GCSStorage, d
     with gcs_fake.faults({"lose": True, "path": "rewriteTo"}):
         copy = storage.copy(second, OTHER_FILE, METADATA, expect=ABSENT, commit=commit)
     assert storage.stat(OTHER_FILE) == copy
+
+
+@pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
+def test_own_commit_is_recognised_by_a_later_call(gcs_fake: FakeGcsServer, storage: GCSStorage, data: bytes) -> None:
+    """Also by another process: the commit's id is all that is needed."""
+    lost: dict[str, Any] = {"lose": True, "times": 99}
+    if data == LARGE:
+        lost |= {"query": "upload_id="}
+    with gcs_fake.faults(lost), pytest.raises(StorageUnavailable):
+        put(storage, data, FILE, expect=ABSENT, commit="one")
+    first = put(storage, data, FILE, expect=ABSENT, commit="one")
+    assert storage.stat(FILE) == first
+    with gcs_fake.faults({"lose": True, "times": 99}), pytest.raises(StorageUnavailable):
+        storage.copy(first, OTHER_FILE, METADATA, expect=ABSENT, commit="two")
+    copy = storage.copy(first, OTHER_FILE, METADATA, expect=ABSENT, commit="two")
+    assert storage.stat(OTHER_FILE) == copy
+    assert put(storage, data, FILE, expect="1", commit="one") == first
+    for expect, error in ((ABSENT, AlreadyStored), ("1", VersionChanged)):
+        with unchanged(storage), pytest.raises(error):
+            put(storage, data, FILE, expect=expect, commit="three")
+
+
+def test_a_copy_that_was_done_is_recognised_though_its_source_is_gone(
+    gcs_fake: FakeGcsServer, storage: GCSStorage
+) -> None:
+    source = put(storage, b"x", FILE)
+    with gcs_fake.faults({"lose": True, "times": 99}), pytest.raises(StorageUnavailable):
+        storage.copy(source, OTHER_FILE, METADATA, expect=ABSENT, commit="one")
+    storage.remove(FILE)
+    assert storage.copy(source, OTHER_FILE, METADATA, expect=ABSENT, commit="one") == storage.stat(OTHER_FILE)
+    with pytest.raises(VersionChanged):
+        storage.copy(source, OTHER_FILE, METADATA, expect=ABSENT, commit="two")
+
+
+def test_remove_of_what_should_be_absent(storage: GCSStorage) -> None:
+    storage.remove(FILE, expect=ABSENT)
+    put(storage, b"x", FILE)
+    with unchanged(storage), pytest.raises(AlreadyStored):
+        storage.remove(FILE, expect=ABSENT)
 
 
 def test_no_version_means_absent(storage: GCSStorage) -> None:
@@ -319,9 +434,10 @@ def test_upload_goes_on_where_the_server_is(gcs_fake: FakeGcsServer, storage: GC
 
 def test_forgotten_upload_begins_again(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
     gone = {"status": 410, **PIECES}
-    with gcs_fake.faults(gone):
-        put(storage, LARGE, FILE)
-    assert content_of(storage, FILE) == LARGE
+    for forgotten in (gone, {"status": 404, "body": "Not Found", "type": "text/plain", **PIECES}):
+        with gcs_fake.faults(forgotten):
+            put(storage, LARGE, FILE)
+        assert content_of(storage, FILE) == LARGE
     with unchanged(storage), gcs_fake.faults(gone), pytest.raises(StorageUnavailable, match="forgot"):
         storage.put(StreamContent(OneWay(LARGE)), METADATA, file_id=FILE)
     with unchanged(storage), gcs_fake.faults(gone | {"times": 99}), pytest.raises(StorageUnavailable, match="forgot"):
@@ -368,16 +484,21 @@ def test_copy_in_many_steps(gcs_fake: FakeGcsServer, storage: GCSStorage) -> Non
 # --- secrets ----------------------------------------------------------------------------------------------------
 
 
-def test_messages_tell_no_secret(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
-    with gcs_fake.faults({"lose": True, "times": 99, **PIECES}), pytest.raises(StorageUnavailable) as raised:
+@pytest.mark.parametrize("fault", [{"lose": True}, {"status": 503}, {"stall": 1.0}, {"endless": "x"}], ids=str)
+def test_messages_tell_no_secret(gcs_fake: FakeGcsServer, storage: GCSStorage, fault: dict[str, Any]) -> None:
+    """Not even those that a traceback shows: who knows the URL of an upload may write to it."""
+    storage._requests._timeout = 0.5
+    with gcs_fake.faults(fault | {"times": 99, **PIECES}), pytest.raises(StorageUnavailable) as raised:
         put(storage, LARGE, FILE)
-    assert "upload_id" not in str(raised.value)  # who knows the URL of an upload may write to it
+    assert "upload_id" not in "".join(traceback.format_exception(raised.value))
     assert FILE in str(raised.value)
 
 
 def test_uploads_stay_at_the_endpoint() -> None:
     requests = GcsRequests("http://ours:1", None, None, anonymous=True, timeout=1, attempts=1)
     assert requests.own("https://elsewhere/upload/b?upload_id=1") == "http://ours:1/upload/b?upload_id=1"
+    with pytest.raises(StorageUnavailable):
+        requests.own("http://[::1")
 
 
 def test_public_read_needs_access_lists(gcs_fake: FakeGcsServer) -> None:

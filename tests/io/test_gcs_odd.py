@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from depotfs.errors import InvalidMetadata, StorageUnavailable
-from depotfs.io import gcs_listing
+from depotfs.errors import AccessDenied, ContentDamaged, DepotError, InvalidMetadata, StorageUnavailable
+from depotfs.io import gcs_answers, gcs_listing
 from depotfs.io.gcs import GCSStorage
+from depotfs.io.gcs_upload import PIECE
 from depotfs.types import ABSENT, PRESENT, FileId
-from tests.io.contract_sources import ABSENT_IDS, content_of, put
+from tests.io.contract_sources import ABSENT_IDS, METADATA, content_of, noise, put
 from tests.servers.gcs import FakeGcsServer
 
 pytestmark = pytest.mark.xdist_group("gcs_fake")
 FILE, OTHER_FILE = ABSENT_IDS
+LARGE = noise(PIECE + 3_000_000)
 LISTING, LOOKING = {"method": "GET", "path": "/o$"}, {"method": "GET", "path": "/o/"}
 GOOD = {"name": FILE, "size": "3", "generation": "5", "metageneration": "1", "updated": "2020-01-01T00:00:00Z"}
 
@@ -189,3 +191,136 @@ def test_an_answer_to_a_write_that_tells_nothing(gcs_fake: FakeGcsServer, storag
         storage.delete(FILE)
     with gcs_fake.faults({"body": "{}", "method": "POST"}), pytest.raises(StorageUnavailable):
         put(storage, b"abc", FILE)
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"endless": " "},
+        {"endless": "[", "headers": {"Content-Encoding": "identity"}},
+        {"body": " ", "gzip": 64 << 20},
+        {"body": "{}", "headers": {"Content-Encoding": "br"}},
+        {"body": "{}", "headers": {"Content-Encoding": "gzip, gzip"}},
+        {"body": "no gzip", "headers": {"Content-Encoding": "gzip"}},
+        {"body": "[" * 100_000},
+        {"body": '{"size": ' + "9" * 10_000 + "}"},
+        {"cut": 20},
+        {"substitute": ["(?s)^(.{20}).*$", r"\1"]},
+    ],
+    ids=lambda fault: str(fault)[:60],
+)
+def test_answers_are_bounded_and_checked(
+    gcs_fake: FakeGcsServer, storage: GCSStorage, monkeypatch: pytest.MonkeyPatch, fault: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(gcs_answers, "_LARGEST", 1 << 20)
+    stat = put(storage, b"x", FILE)
+    calls: list[Callable[[], object]] = [
+        lambda: storage.stat(FILE),
+        lambda: put(storage, b"y", FILE, commit="c"),
+        lambda: storage.update(stat, filename="n"),
+        lambda: storage.copy(stat, OTHER_FILE, METADATA),
+        storage.list,
+    ]
+    for call in calls:
+        with gcs_fake.faults(fault | {"times": 99}), pytest.raises(StorageUnavailable):
+            call()
+    assert FILE in storage.list()
+
+
+def test_a_compressed_answer_is_read(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    body = json.dumps(page(GOOD)).encode()
+    with gcs_fake.faults({"body": json.loads(body)["body"], "gzip": 1, **LISTING}):
+        assert storage.list() == [FILE]
+
+
+@pytest.mark.parametrize(("status", "error"), [(403, AccessDenied), (500, StorageUnavailable), (404, DepotError)])
+def test_of_an_endless_refusal_only_the_begin_is_read(
+    gcs_fake: FakeGcsServer, storage: GCSStorage, status: int, error: type[DepotError]
+) -> None:
+    with gcs_fake.faults({"endless": "no\n\x1b[31m", "status": status, "times": 99}), pytest.raises(error) as raised:
+        storage.stat(FILE)
+    assert len(str(raised.value)) < 500
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "told", ["inf", "nan", "-5", "-inf", "1e999", "9" * 400, "99999999", "soon", "", "Mon, 99 Foo"]
+)
+def test_an_absurd_time_to_wait_is_none(gcs_fake: FakeGcsServer, storage: GCSStorage, told: str) -> None:
+    waited: list[float] = []
+    storage._requests._sleep = waited.append
+    with gcs_fake.faults({"status": 503, "headers": {"Retry-After": told}}):
+        assert storage.list() == []
+    assert [0 < seconds < 1 for seconds in waited] == [True]
+    with (
+        gcs_fake.faults({"status": 503, "headers": {"Retry-After": told}, "times": 9}),
+        pytest.raises(StorageUnavailable) as raised,
+    ):
+        storage.list()
+    assert raised.value.retry_after is None
+
+
+def test_more_bytes_than_asked_for_are_not_read(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
+    stat = put(storage, b"abc", FILE)
+    endless = {"endless": "x", "status": 206, "headers": {"Content-Range": "bytes 0-2/3"}, **LOOKING}
+    with gcs_fake.faults(endless):
+        assert storage.open_content(stat).pread(0, 10) == b"xxx"
+
+
+@pytest.mark.parametrize("told", ["", "bytes 1-3/3", "bytes */3", "bytes 0-2/4", "items 0-2/3", "bytes 0-2/"])
+def test_a_range_of_something_else_is_damage(gcs_fake: FakeGcsServer, storage: GCSStorage, told: str) -> None:
+    stat = put(storage, b"abc", FILE)
+    other = {"body": "xyz", "status": 206, "headers": {"Content-Range": told}, "times": 9, **LOOKING}
+    with gcs_fake.faults(other), pytest.raises(ContentDamaged) as raised:
+        storage.open_content(stat).pread(0, 10)
+    assert raised.value.transient
+    shorter = {"status": 416, "times": 9, **LOOKING}  # the object has not the length that it says
+    with gcs_fake.faults(shorter), pytest.raises(ContentDamaged):
+        storage.open_content(stat).pread(0, 10)
+
+
+# --- work in several requests -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("location", ["", "http://elsewhere/upload", "/x", "\\", "x" * 60_000])
+def test_an_upload_that_begins_nowhere(gcs_fake: FakeGcsServer, storage: GCSStorage, location: str) -> None:
+    begun = {"body": "", "headers": {"Location": location}, "times": 99, "query": "uploadType=resumable"}
+    with gcs_fake.faults(begun), pytest.raises(StorageUnavailable):
+        put(storage, LARGE, FILE)
+    assert storage.list() == []
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        ["bytes=0-99999999999"] * 99,
+        ["bytes=5-10"] * 99,
+        ["bytes=0--1"] * 99,
+        ["0-10"] * 99,
+        [""] * 99,
+        ["bytes=0-1000", "bytes=0-10"] * 50,
+        ["bytes=0-" + "9" * 5000] * 99,
+    ],
+    ids=lambda ranges: str(ranges[:2])[:60],
+)
+def test_an_upload_of_which_the_server_takes_nothing(
+    gcs_fake: FakeGcsServer, storage: GCSStorage, ranges: list[str]
+) -> None:
+    faults = [{"body": "", "status": 308, "headers": {"Range": told}, "method": "PUT"} for told in ranges]
+    with gcs_fake.faults(*faults), pytest.raises(StorageUnavailable):
+        put(storage, LARGE, FILE)
+    assert storage.list() == []
+
+
+@pytest.mark.parametrize("more", [{}, {"totalBytesRewritten": "5"}, {"totalBytesRewritten": []}, {"rewriteToken": 5}])
+def test_a_copy_that_never_ends(gcs_fake: FakeGcsServer, storage: GCSStorage, more: dict[str, Any]) -> None:
+    stat = put(storage, b"x", FILE)
+    body = json.dumps({"kind": "storage#rewriteResponse", "done": False, "rewriteToken": "t"} | more)
+    with gcs_fake.faults({"body": body, "times": 99}), pytest.raises(StorageUnavailable):
+        storage.copy(stat, OTHER_FILE, METADATA)
+    with gcs_fake.faults({"status": 400, "query": "rewriteToken"}, rewrite_step=1), pytest.raises(StorageUnavailable):
+        storage.copy(put(storage, b"xyz", FILE), OTHER_FILE, METADATA)
+    assert storage.list() == [FILE]

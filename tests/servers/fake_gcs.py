@@ -58,7 +58,8 @@ class Control:
     Attributes:
         faults: each with "times", with regular expressions for "method", "path" and "query", and with one of:
             "status" (an answer, with "headers" and a "reason"), "body" (text that is the answer, with a "status",
-            "headers" and a "type"), "lose" (done, but never answered),
+            "headers" and a "type"; "gzip" is how often it is said, compressed), "endless" (an answer, with a "status"
+            and a piece of the body that never ends), "lose" (done, but never answered),
             "cut" (bytes of the body that arrive), "flip" (a byte of the body is changed, on its way in or out),
             "substitute" (a pattern in the answer and its replacement), "stall" (seconds before the answer),
             "drip" (seconds between its bytes).
@@ -105,7 +106,7 @@ class FakeGcs:
             fault = self._next_fault(request.method, target.path, target.query)
         if fault.get("stall"):
             threading.Event().wait(fault["stall"])
-        if "body" in fault or fault.get("status"):
+        if {"body", "endless", "status"} & fault.keys():
             response = canned_answer(fault)
             return response(environ, start_response)
         if fault.get("flip") and body:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import gzip
+import itertools
 import json
 import re
 import time
@@ -129,12 +130,17 @@ def json_answer(value: Json, status: int = 200) -> Response:
 
 
 def canned_answer(fault: Json) -> Response:
-    """What a fault with a "status" or a "body" answers."""
-    if "body" in fault:
-        kind = fault.get("type", "application/json; charset=UTF-8")
-        response = Response(fault["body"], status=fault.get("status", 200), content_type=kind)
+    """What a fault with a "status", a "body" or an "endless" one answers."""
+    status, kind = fault.get("status", 200), fault.get("type", "application/json; charset=UTF-8")
+    if "endless" in fault:
+        response = Response(itertools.repeat(fault["endless"].encode() * 1000), status=status, content_type=kind)
+    elif "gzip" in fault:
+        data = gzip.compress(fault["body"].encode() * fault["gzip"])
+        response = Response(data, status=status, content_type=kind, headers={"Content-Encoding": "gzip"})
+    elif "body" in fault:
+        response = Response(fault["body"], status=status, content_type=kind)
     else:
-        response = error_answer(ApiError(fault["status"], "A fault was asked for.", fault.get("reason", "")))
+        response = error_answer(ApiError(status, "A fault was asked for.", fault.get("reason", "")))
     response.headers.update(fault.get("headers", {}))
     return response
 
