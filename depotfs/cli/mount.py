@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from depotfs.cli.arguments import Subparsers, add_config, typed
-from depotfs.daemon import config, logs, mountpoint, notify, runtime
+from depotfs.daemon import config, logs, mountpoint, notify, places
 from depotfs.daemon.background import run_in_background
 from depotfs.daemon.exits import CommandFailed, Exit
 from depotfs.daemon.settings import Settings
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     mountpoint.check(where)
     if not arguments.daemon:
         return _serve(arguments, where, arguments.log_file, lambda settings: _announce(settings, where))
-    log_file = arguments.log_file or runtime.log_file(where)
+    log_file = arguments.log_file or places.log_file(where)
     return run_in_background(lambda ready: _serve(arguments, where, log_file, lambda _: ready()), log_file)
 
 
@@ -55,19 +55,10 @@ def _serve(
     from depotfs.daemon.serve import serve
 
     def ready() -> None:
-        runtime.write_record(where)
         notify.ready()
         say_ready(settings)
 
-    code: int = Exit.UNEXPECTED
-    try:
-        code = serve(settings, where, ready=ready)
-    except CommandFailed as error:
-        code = error.code
-        raise
-    finally:
-        runtime.write_outcome(where, code)
-    return code
+    return serve(settings, where, ready=ready)
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

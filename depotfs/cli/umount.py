@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import select
-import signal
+import pwd
 import sys
 
 from depotfs.cli.arguments import Subparsers, typed
-from depotfs.daemon import mountpoint, runtime
+from depotfs.daemon import control, mountpoint
+from depotfs.daemon.control import DaemonUnreachable, Message
 from depotfs.daemon.exits import CommandFailed, Exit
-from depotfs.daemon.runtime import MountRecord
+from depotfs.daemon.holders import find_holders
+from depotfs.daemon.mountpoint import Mounted
 from depotfs.daemon.values import parse_duration
 
 
@@ -23,55 +22,73 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("mountpoint", metavar="MOUNTPOINT")
     text = "wait at most that long, 300 by default; the daemon goes on storing then"
     parser.add_argument("--timeout", metavar="SECONDS", type=typed(parse_duration), default=300.0, help=text)
+    text = "unmount at once, though it be in use; the spool keeps what is not stored for the next mount"
+    parser.add_argument("--now", action="store_true", help=text)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns when the mount is gone and its daemon has ended, with what became of its bytes. CommandFailed."""
-    where = mountpoint.resolve(arguments.mountpoint)
-    record = runtime.find_record(where)
-    if record is not None and record.is_alive():
-        _end(record, arguments.timeout)
-    elif mountpoint.find_type(where) != mountpoint.FILESYSTEM:
+    where, mounted = find_mount(arguments.mountpoint)
+    try:
+        reply = ask(where, mounted, "end now" if arguments.now else "end", arguments.timeout)
+    except TimeoutError:
+        sentence = f"The daemon of {where} still stores files after {arguments.timeout:g} s; it goes on with that"
+        raise CommandFailed(Exit.TIMED_OUT, sentence) from None
+    except DaemonUnreachable as error:
+        raise _without_daemon(where, error) from None
+    return _tell_outcome(where, reply)
+
+
+def find_mount(path: str) -> tuple[str, Mounted]:
+    """The absolute path of a mount of ours, and what the kernel tells of it. CommandFailed."""
+    where = mountpoint.resolve(path)
+    mounted = mountpoint.find(where)
+    if mounted is None or mounted.type != mountpoint.FILESYSTEM:
         raise CommandFailed(Exit.NOT_MOUNTED, f"No depotfs is mounted at {where}")
-    if mountpoint.find_type(where) == mountpoint.FILESYSTEM:
-        mountpoint.detach(where)  # of a daemon that died, or that is not on record
-    return _tell_outcome(where, runtime.find_record(where))
+    return where, mounted
 
 
-def _end(record: MountRecord, timeout: float) -> None:
-    """The daemon was asked to end and has ended."""
+def ask(where: str, mounted: Mounted, request: str, timeout: float) -> Message:
+    """What its daemon answers. DaemonUnreachable, TimeoutError; CommandFailed: it is another user's."""
     try:
-        process = os.pidfd_open(record.pid)
-    except ProcessLookupError:
-        return
-    try:
-        if record.is_alive():  # looked at again: now the descriptor keeps its number from being given away
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(process, signal.SIGTERM)
-        poll = select.poll()
-        poll.register(process, select.POLLIN)
-        if not poll.poll(timeout * 1000):
-            sentence = f"The daemon of {record.mountpoint} still stores files after {timeout:g} s; it goes on with that"
-            raise CommandFailed(Exit.TIMED_OUT, sentence)
+        return control.ask(mounted, request, timeout)
     except PermissionError:
-        sentence = f"The daemon of {record.mountpoint} is not yours to end (process {record.pid})"
+        sentence = f"The mount at {where} is {_name(mounted.owner)}'s; only that user and root may ask its daemon"
         raise CommandFailed(Exit.NO_PERMISSION, sentence) from None
-    finally:
-        os.close(process)
 
 
-def _tell_outcome(where: str, record: MountRecord | None) -> int:
-    """Of a daemon that ended cleanly there is no record."""
-    if record is None:
-        return Exit.OK
-    if record.outcome is None:
-        sentence = f"The daemon of {where} died; the next mount there stores what its spool has"
-        raise CommandFailed(Exit.BYTES_KEPT, sentence)
-    for line in record.kept:
+def _name(owner: int | None) -> str:
+    try:
+        return pwd.getpwuid(owner or 0).pw_name
+    except KeyError:
+        return f"the user {owner}"
+
+
+def _without_daemon(where: str, error: DaemonUnreachable) -> CommandFailed:
+    """A dead mount is detached; whether everything is stored nobody can tell, so this is never a success."""
+    if not mountpoint.is_ours(where):
+        return CommandFailed(Exit.NOT_MOUNTED, f"No depotfs is mounted at {where} any more")
+    if not mountpoint.is_dead(where):
+        sentence = f"The daemon of {where} cannot be asked, so nothing was unmounted ({error})"
+        return CommandFailed(Exit.NOT_ASKED, sentence)
+    mountpoint.detach(where)
+    sentence = f"The daemon of {where} died; the next mount there stores what its spool has"
+    return CommandFailed(Exit.BYTES_KEPT, sentence)
+
+
+def _tell_outcome(where: str, reply: Message) -> int:
+    for line in reply.get("kept", ()):
         print(f"depotfs: kept in the spool: {line}", file=sys.stderr)
-    if record.outcome == Exit.BYTES_KEPT:
-        count = len(record.kept) or "some"
-        sentence = f"{where} is unmounted, but {count} files could not be stored; the next mount there tries again"
+    code = reply["code"]
+    if code == Exit.IN_USE:
+        for line in find_holders(where):
+            print(f"depotfs: in use by {line}", file=sys.stderr)
+        sentence = f"{reply['reason']}, so it is still mounted and goes on serving; --now detaches it all the same"
+        raise CommandFailed(Exit.IN_USE, sentence)
+    if code == Exit.BYTES_KEPT:
+        sentence = f"{where} is unmounted, but {reply['untold']} files are not stored; the spool keeps them"
         raise CommandFailed(Exit.BYTES_KEPT, sentence)
-    return record.outcome
+    if code != Exit.OK:
+        raise CommandFailed(Exit.NO_PERMISSION, reply["reason"])
+    return Exit.OK

@@ -22,6 +22,8 @@ class Exit(enum.IntEnum):
     NOT_MOUNTED = 18, "nothing of depotfs is mounted there"
     TIMED_OUT = 19, "`umount` gave up waiting; the daemon goes on storing"
     BACKUP_INCOMPLETE = 20, "some files could not be copied; each was named"
+    IN_USE = 21, "`umount` found files or directories of the mount in use; it goes on serving"
+    NOT_ASKED = 22, "the daemon of the mount could not be asked, so nothing was done"
     INTERRUPTED = 130, "ended by Ctrl-C before it was done"
 
     meaning: str

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,27 +23,58 @@ FILESYSTEM: Final = "fuse.depotfs"
 """The type of our mounts in /proc/self/mountinfo."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """What is mounted at a path.
+
+    Attributes:
+        type: of the file system; source: what it says that it is made of.
+        device: `major:minor`, which no other mounted file system has.
+        owner: who mounted a FUSE file system, None for others.
+    """
+
+    type: str
+    source: str
+    device: str
+    owner: int | None
+
+
 def resolve(path: str) -> str:
     """The absolute path without symbolic links; of a mountpoint of ours without asking its daemon, which may hang."""
     parent, name = os.path.split(os.path.abspath(path))
     lexical = os.path.join(os.path.realpath(parent), name)
-    return lexical if find_type(lexical) else os.path.realpath(path)
+    return lexical if find(lexical) else os.path.realpath(path)
 
 
-def find_type(path: str) -> str | None:
-    """The type of the file system mounted at exactly that absolute path, None if none is (proc(5), mountinfo)."""
+def find(path: str) -> Mounted | None:
+    """What is mounted at exactly that absolute path, None if nothing is (proc(5), mountinfo); asks the kernel alone."""
     found = None
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").split("\n")[:-1]:
         before, _, after = line.partition(" - ")
-        where = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split(" ")[4])
-        if where == path:
-            found = after.split(" ")[0]  # the last line is the topmost mount
+        fields = before.split(" ")
+        if _unescape(fields[4]) == path:
+            found = _mounted(fields[2], *after.split(" ")[:3])  # the last line is the topmost mount
     return found
+
+
+def _mounted(device: str, filesystem: str, source: str, options: str) -> Mounted:
+    owner = re.search(r"(?:^|,)user_id=(\d+)", options)
+    return Mounted(filesystem, _unescape(source), device, int(owner[1]) if owner else None)
+
+
+def _unescape(field: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)
+
+
+def is_ours(path: str) -> bool:
+    """Whether a depotfs is mounted at exactly that absolute path."""
+    mounted = find(path)
+    return mounted is not None and mounted.type == FILESYSTEM
 
 
 def is_dead(path: str) -> bool:
     """Whether a mount of ours is there whose daemon has ended."""
-    if find_type(path) != FILESYSTEM:
+    if not is_ours(path):
         return False
     try:
         os.statvfs(path)  # which the kernel never answers from what it has cached, as it does stat(2)
@@ -74,7 +106,7 @@ def check_allow_other() -> None:
 
 
 def _check_directory(path: str) -> None:
-    if find_type(path) == FILESYSTEM:
+    if is_ours(path):
         raise CommandFailed(Exit.ALREADY_MOUNTED, f"A depotfs is mounted at {path} already")
     try:
         with os.scandir(path) as entries:
@@ -122,17 +154,43 @@ def _is_privileged() -> bool:
     return bool(int(effective.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
 
 
+class InUse(Exception):
+    """Somebody has a file or directory of the mount open, or as the working directory; it stays mounted."""
+
+
+def unmount(path: str) -> None:
+    """Nothing of ours is mounted there any more.
+
+    Raises:
+        InUse: nothing has changed.
+        CommandFailed: the user may not.
+    """
+    reason = _umount(path, 0)
+    if reason is None:
+        return
+    if os.strerror(errno.EBUSY) in reason:
+        raise InUse(f"{path} is in use")
+    raise CommandFailed(Exit.NO_PERMISSION, f"{path} cannot be unmounted: {reason}")
+
+
 def detach(path: str) -> None:
     """Nothing of ours is mounted there any more; whoever still has a file open there gets ENOTCONN.
 
     Raises:
         CommandFailed: the user may not.
     """
-    if not _libc.umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW):
-        return
-    reason = os.strerror(ctypes.get_errno())
-    if shutil.which("fusermount3"):
-        command = ["fusermount3", "-u", "-z", path]
-        reason = subprocess.run(command, capture_output=True, text=True, check=False).stderr.strip()
-    if find_type(path) == FILESYSTEM:
+    if (reason := _umount(path, _MNT_DETACH)) is not None:
         raise CommandFailed(Exit.NO_PERMISSION, f"{path} cannot be unmounted: {reason}")
+
+
+def _umount(path: str, flags: int) -> str | None:
+    """Why our mount is still there, None if it is not; fusermount3 is asked where the kernel refuses this user."""
+    if not _libc.umount2(os.fsencode(path), flags | _UMOUNT_NOFOLLOW):
+        return None
+    code = ctypes.get_errno()
+    reason = os.strerror(code)
+    if code == errno.EPERM and shutil.which("fusermount3"):
+        command = ["fusermount3", "-u", *(["-z"] if flags & _MNT_DETACH else []), path]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+        reason = ended.stderr.strip()
+    return reason if is_ours(path) else None

@@ -7,14 +7,20 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Final
 
 import trio
 
+import depotfs
 from depotfs.cache import BlockCache
 from depotfs.catalog import Catalog
-from depotfs.daemon import backends, notify, runtime
+from depotfs.daemon import backends, kept, mountpoint, notify, places
+from depotfs.daemon.control import ControlSocket, Message, source
+from depotfs.daemon.ending import Ending
 from depotfs.daemon.exits import CommandFailed, Exit
+from depotfs.daemon.kept import KeptFile, Told
 from depotfs.daemon.settings import CommitMode, MountSettings, Settings, StorageSettings
 from depotfs.errors import SpoolBusy
 from depotfs.fuse.session import KernelNotifier, MountRefused, Session
@@ -29,6 +35,9 @@ from depotfs.vfs.recovery import recover
 from depotfs.vfs.volume import Volume
 
 _log = logging.getLogger(__name__)
+
+_SECONDS_TO_TELL: Final = 5.0
+"""At the end, for what only tells people more: it may wait for a disk or a client that hangs."""
 
 
 def serve(settings: Settings, mountpoint: str, *, ready: Callable[[], None]) -> int:
@@ -49,16 +58,19 @@ def serve(settings: Settings, mountpoint: str, *, ready: Callable[[], None]) -> 
 class Daemon:
     """One mount and all that it consists of."""
 
-    def __init__(self, settings: Settings, mountpoint: str, ready: Callable[[], None]) -> None:
-        self._mountpoint = mountpoint
+    def __init__(self, settings: Settings, where: str, ready: Callable[[], None]) -> None:
+        self._settings = settings
+        self._mountpoint = where
         self._ready = ready
         table = NodeTable()
         volumes = [
             Volume(s.name, Remote(adopt(backends.build(s)), deadline=s.mount.deadline), volume_options(s.mount), table)
             for s in _default_first(settings)
         ]
-        directory = runtime.spool_directory(settings, mountpoint)
+        directory = places.spool_directory(settings, where)
         self._spool = Spool(directory, settings.spool_size)
+        self._control = ControlSocket(directory)
+        self._told = Told(directory)
         self._catalog = Catalog(os.path.join(directory, "catalog.sqlite"))
         notifier = KernelNotifier()
         self._filesystem = DepotFilesystem(
@@ -72,40 +84,60 @@ class Daemon:
             options=volume_options(settings.mount),
         )
         self._volumes = volumes
-        self._held_before = 0
+        self._unclosed: frozenset[int] = frozenset()
         options = {"allow_other"} if settings.allow_other else set()
-        self._session = Session(self._filesystem, notifier, mountpoint, options)
+        self._session = Session(self._filesystem, notifier, where, source(directory), options)
+        self._device = ""
+        self._ending = Ending(self._filesystem.drain, partial(mountpoint.unmount, where), self._session.end)
 
     async def run(self) -> int:
         """As `serve`."""
+        with trio.open_signal_receiver(*_ending_signals()) as signals, ExitStack() as stack:
+            stack.enter_context(self._opened())
+            self._mount()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._control.serve, partial(self._answer, nursery))
+                try:
+                    await self._serve(signals, nursery)
+                finally:
+                    self._session.close(mounted=self._is_mounted())
+                outcome = await self._outcome()
+                stack.close()  # before anybody hears that it has ended, so that the next mount may come at once
+                self._ending.conclude(outcome)
+                with trio.move_on_after(_SECONDS_TO_TELL):
+                    await self._control.wait_idle()
+                nursery.cancel_scope.cancel()
+        return int(outcome["code"])
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """While inside, spool, control socket and catalog are this daemon's."""
         with self._open_spool():
             self._catalog.open()
             try:
-                with trio.open_signal_receiver(*_ending_signals()) as signals:
-                    self._mount()
-                    try:
-                        await self._serve(signals)
-                    finally:
-                        self._session.close()
+                yield
             finally:
                 self._catalog.close()
                 for volume in self._volumes:
                     _close(volume.remote.storage)
-            return self._outcome()
 
     @contextmanager
     def _open_spool(self) -> Iterator[None]:
         try:
             files = self._spool.open()
+            self._control.open()
         except SpoolBusy as error:
             raise CommandFailed(Exit.SPOOL_BUSY, str(error)) from error
         except OSError as error:
             raise CommandFailed(Exit.NO_PERMISSION, f"The spool {self._spool.directory}: {error}") from error
         try:
+            self._unclosed = frozenset(file.number for file in files if file.state is State.OPEN)
             recover(files, self._volumes, self._filesystem.committer)
-            self._held_before = sum(file.state is State.HELD for file in files)
+            for line in kept.lines(kept.with_times(self._kept())):
+                _log.warning("in the spool: %s", line)
             yield
         finally:
+            self._control.close()
             self._spool.close()
 
     def _mount(self) -> None:
@@ -113,12 +145,18 @@ class Daemon:
             self._session.open()
         except MountRefused as error:
             raise CommandFailed(Exit.NO_PERMISSION, str(error)) from error
+        mounted = mountpoint.find(self._mountpoint)
+        self._device = mounted.device if mounted else ""
 
-    async def _serve(self, signals: AsyncIterator[int]) -> None:
+    def _is_mounted(self) -> bool:
+        mounted = mountpoint.find(self._mountpoint)
+        return mounted is not None and mounted.device == self._device
+
+    async def _serve(self, signals: AsyncIterator[int], ends: trio.Nursery) -> None:
         """Serves; returns when nothing more can be stored."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._filesystem.run)
-            nursery.start_soon(self._obey, signals)
+            nursery.start_soon(self._obey, signals, ends)
             async with trio.open_nursery() as serving:
                 serving.start_soon(self._session.serve)
                 await self._session.wait_ready()
@@ -130,48 +168,85 @@ class Daemon:
             await self._filesystem.finish()
             nursery.cancel_scope.cancel()
 
-    async def _obey(self, signals: AsyncIterator[int]) -> None:
+    async def _obey(self, signals: AsyncIterator[int], ends: trio.Nursery) -> None:
         """The first signal: everything is stored while the tree still answers, then it is unmounted. Second: now."""
         ending = False
-        async with trio.open_nursery() as nursery:
-            async for number in signals:
-                name = signal.Signals(number).name
-                if not ending:
-                    ending = True
-                    _log.info("%s: storing everything", name)
-                    nursery.start_soon(self._drain_and_end)
-                elif number != signal.SIGHUP:  # which the kernel and the shell of a closed terminal both send
-                    _log.info("%s: ending now", name)
-                    self._end_now()
+        async for number in signals:
+            name = signal.Signals(number).name
+            if not ending:
+                ending = True
+                _log.info("%s: storing everything", name)
+                self._ending.begin(ends, forced=True)
+            elif number != signal.SIGHUP:  # which the kernel and the shell of a closed terminal both send
+                _log.info("%s: ending now", name)
+                await self._end_now()
 
-    def _end_now(self) -> None:
-        """Unmounts and ends the process: calls to a storage that does not answer cannot be waited for.
+    async def _answer(self, ends: trio.Nursery, request: Message) -> Message:
+        """What a client is told (`depotfs.daemon.control`)."""
+        if request.get("device") != self._device:
+            return {"error": f"it serves another mount, {self._mountpoint}"}
+        match request.get("request"):
+            case "status":
+                return await self._status()
+            case "end":
+                _log.info("asked to end: storing everything")
+                self._ending.begin(ends)
+            case "end now":
+                _log.info("asked to end now")
+                ends.start_soon(self._end_now)
+            case other:
+                return {"error": f"{other!r} is nothing that can be asked"}
+        return await self._ending.wait()
+
+    async def _end_now(self) -> None:
+        """Detaches the tree and ends the process: calls to a storage that does not answer cannot be waited for.
 
         What they were to store is journalled, as after a crash.
         """
-        self._session.close()
-        code = self._outcome()
-        runtime.write_outcome(self._mountpoint, code)
+        with trio.move_on_after(_SECONDS_TO_TELL):
+            await trio.to_thread.run_sync(mountpoint.detach, self._mountpoint, abandon_on_cancel=True)
+        outcome = await self._outcome()
+        self._ending.conclude(outcome)
+        with trio.move_on_after(_SECONDS_TO_TELL):
+            await self._control.wait_idle()
         logging.shutdown()
-        os._exit(code)
+        os._exit(outcome["code"])
 
-    async def _drain_and_end(self) -> None:
-        await self._filesystem.drain()
-        self._session.end()
+    # --- what is told ------------------------------------------------------------------------------------------------
 
-    def _outcome(self) -> int:
-        statistics = self._spool.statistics()
-        kept = statistics.current_files - self._held_before
-        if kept <= 0:
-            return Exit.OK
-        lines = [
-            f"{file.target.storage}/{file.target.filename}: {file.size} bytes, spool file {file.number}"
-            + (f" ({file.reason})" if file.reason else "")
-            for file in self._spool.files()
-        ]
-        runtime.write_outcome(self._mountpoint, Exit.BYTES_KEPT, lines)
-        _log.warning("%d files could not be stored; the spool %s keeps them", kept, self._spool.directory)
-        return Exit.BYTES_KEPT
+    def _kept(self) -> list[KeptFile]:
+        identities = {volume.remote.identity for volume in self._volumes}
+        return kept.look(self._spool.files(), identities, self._unclosed)
+
+    async def _kept_with_times(self) -> list[KeptFile]:
+        files = self._kept()
+        with trio.move_on_after(_SECONDS_TO_TELL):
+            return await trio.to_thread.run_sync(kept.with_times, files, abandon_on_cancel=True)
+        return files
+
+    async def _status(self) -> Message:
+        """What is mounted, and what is not stored yet."""
+        return {
+            "version": depotfs.__version__,
+            "pid": os.getpid(),
+            "mountpoint": self._mountpoint,
+            "storages": {storage.name: storage.backend for storage in self._settings.storages},
+            "aliases": self._settings.aliases,
+            "spool": self._spool.directory,
+            "files": [file.message() for file in await self._kept_with_times()],
+        }
+
+    async def _outcome(self) -> Message:
+        """How the mount has ended: its exit code, and what the spool keeps, which the log tells too."""
+        files = await self._kept_with_times()
+        untold = self._told.untold(files)
+        for line in kept.lines(files):
+            _log.warning("kept in the spool: %s", line)
+        if untold:
+            self._told.note(files)
+            _log.warning("%d files are not stored; the spool %s keeps them", len(untold), self._spool.directory)
+        code = Exit.BYTES_KEPT if untold else Exit.OK
+        return {"code": code, "ended": True, "untold": len(untold), "kept": kept.lines(files)}
 
 
 def _ending_signals() -> list[signal.Signals]:

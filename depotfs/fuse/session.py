@@ -68,16 +68,18 @@ class Session:
 
     Args:
         mountpoint: absolute path of a directory.
+        source: what the mount says that it is made of, in plain ASCII without commas.
         options: mount options beside ours, as `allow_other` or `ro`.
     """
 
     def __init__(
-        self, filesystem: DepotFilesystem, notifier: KernelNotifier, mountpoint: str, options: set[str]
+        self, filesystem: DepotFilesystem, notifier: KernelNotifier, mountpoint: str, source: str, options: set[str]
     ) -> None:
         self._filesystem = filesystem
         self._notifier = notifier
         self._mountpoint = mountpoint
-        self._options = {*pyfuse3.default_options, "fsname=depotfs", "subtype=depotfs", *options}
+        self._closed = False
+        self._options = {*pyfuse3.default_options, f"fsname={source}", "subtype=depotfs", *options}
 
     def open(self) -> None:
         """Mounted; nobody answers yet. Raises MountRefused."""
@@ -101,13 +103,15 @@ class Session:
         allow_background(found.st_dev)
 
     def end(self) -> None:
-        """`serve` returns soon."""
-        pyfuse3.terminate()
+        """`serve` returns soon, if it has not yet."""
+        if not self._closed:
+            pyfuse3.terminate()
 
-    def close(self) -> None:
-        """Unmounted; files that are still open elsewhere answer ENOTCONN from now on."""
+    def close(self, *, mounted: bool) -> None:
+        """Unmounted, if it still was `mounted`; files that are open elsewhere answer ENOTCONN from now on."""
+        self._closed = True
         self._notifier.stop()
-        pyfuse3.close(unmount=True)
+        pyfuse3.close(unmount=mounted)
 
 
 def widen_read_ahead(device: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 
 from depotfs.spool import SpoolFile, State, Target
@@ -13,30 +12,17 @@ from depotfs.vfs.file import File
 from depotfs.vfs.names import Kind
 from depotfs.vfs.volume import Volume
 
-_log = logging.getLogger(__name__)
-
 
 def recover(files: Iterable[SpoolFile], volumes: Iterable[Volume], committer: Committer) -> None:
     """Decides what becomes of each spool file that an earlier daemon left, given in the order of their last promises.
 
     A sealed one of a storage that is configured is a draft again, its commit about to be made (a scratch file's after
-    its delay). One that was never closed or synced is held for a person. One whose storage the configuration does not
-    have waits. Each is named in the log.
+    its delay). All others wait for a person, or for their storage to be configured again.
     """
     by_identity = {volume.remote.identity: volume for volume in volumes}
     for file in files:
-        target = file.target
-        where = f"spool file {file.number} ({target.storage}/{target.filename}, {file.size} bytes)"
-        if file.state is State.OPEN:
-            file.hold("it was never closed or synced")
-            _log.warning("%s was never closed before the daemon ended; it is kept in the spool", where)
-        elif file.state is State.SEALED and target.identity in by_identity:
-            _show(file, by_identity[target.identity], committer)
-            _log.info("%s of an earlier mount is to be stored", where)
-        elif file.state is State.SEALED:
-            _log.warning("%s waits for its storage %s to be configured again", where, target.identity)
-        else:
-            _log.warning("%s is held for a person: %s", where, file.reason)
+        if file.state is State.SEALED and file.target.identity in by_identity:
+            _show(file, by_identity[file.target.identity], committer)
 
 
 def _show(spooled: SpoolFile, volume: Volume, committer: Committer) -> None:

@@ -1,8 +1,10 @@
 """`depotfs mount` around its daemon."""
 
 import os
+import re
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -12,29 +14,24 @@ from tests.daemon.fuse_mount import dead_mount
 
 
 def test_in_the_foreground_it_says_one_line_when_it_serves_and_ends_with_the_signal(command: Command) -> None:
-    process = subprocess.Popen(
-        command.line("mount", "mnt"), cwd=command.directory, env=command.environment, stdout=subprocess.PIPE, text=True
-    )
-    with process:
+    with command.start("mount", "mnt", stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line == f"depotfs: serving 1 storage at {command.mountpoint}; Ctrl-C unmounts\n"
-        record = command.record()
-        assert record is not None
-        assert (record.pid, record.is_alive()) == (process.pid, True)
+        assert command.ask("status")["pid"] == process.pid
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
-    assert command.record() is None
+    assert not command.mounted
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root lets others in, unless fuse.conf says more")
 def test_in_the_background_it_returns_when_it_serves(command: Command) -> None:
-    record = command.mount("--read-only", "--allow-other", "--log-level", "debug")
-    assert record.is_alive()
-    assert os.getsid(record.pid) == record.pid
+    daemon = command.mount("--read-only", "--allow-other", "--log-level", "debug")
+    assert os.getsid(daemon) == daemon
+    assert re.search(rf" {command.mountpoint} .*allow_other", Path("/proc/self/mountinfo").read_text())
+    with pytest.raises(OSError, match="Read-only"):
+        (command.mountpoint / "default" / "new").touch()
     assert command.umount().returncode == 0
-    assert not record.is_alive()
-    assert "DEBUG allow other True, read only True\n" in command.log()
 
 
 @pytest.mark.parametrize("background", [[], ["--daemon"]], ids=["foreground", "background"])
@@ -46,13 +43,13 @@ def test_in_the_background_it_returns_when_it_serves(command: Command) -> None:
         ("surprise", Exit.UNEXPECTED, "KeyError: 'surprise'"),
     ],
 )
-def test_a_daemon_that_cannot_start_gives_its_cause_and_leaves_no_record(
+def test_a_daemon_that_cannot_start_gives_its_cause(
     command: Command, background: list[str], failure: str, code: Exit, words: str
 ) -> None:
+    command.module = "tests.cli.standin"
     ended = command.run("mount", *background, "mnt", STANDIN_FAIL=failure)
     assert ended.returncode == code
     assert words in ended.stderr
-    assert command.record() is None
 
 
 @pytest.mark.parametrize("background", [[], ["--daemon"]], ids=["foreground", "background"])
@@ -68,7 +65,6 @@ def test_a_configuration_with_mistakes_shows_them_all_and_nothing_is_made(
         "depotfs.yaml:2: mounts: unknown key, expected mount?\n"
     )
     assert os.listdir(command.mountpoint) == []
-    assert command.record() is None
 
 
 def test_a_mountpoint_that_will_not_do_is_one_sentence_and_nothing_is_made(command: Command) -> None:
@@ -86,7 +82,7 @@ def test_a_dead_mount_is_detached_only_once_the_configuration_is_good(command: C
         assert bad.returncode == Exit.USAGE
         assert not os.access(command.mountpoint, os.F_OK)
         command.mount()
-        assert os.listdir(command.mountpoint) == []
+        assert os.listdir(command.mountpoint) == ["default"]
         assert command.umount().returncode == 0
 
 

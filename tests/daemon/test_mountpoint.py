@@ -46,14 +46,18 @@ def test_a_machine_without_fuse_is_told(
     assert refused(tmp_path) is code
 
 
-def test_the_types_of_mounts_are_known_with_odd_names_too(tmp_path: Path) -> None:
+def test_what_is_mounted_is_known_with_odd_names_too(tmp_path: Path) -> None:
     odd = tmp_path / "a b\t\\c#"
     odd.mkdir()
-    assert mountpoint.find_type("/proc") == "proc"
-    assert mountpoint.find_type(str(odd)) is None
+    proc = mountpoint.find("/proc")
+    assert proc is not None
+    assert (proc.type, proc.source, proc.owner) == ("proc", "proc", None)
+    assert mountpoint.find(str(odd)) is None
     with dead_mount(odd):
-        assert mountpoint.find_type(str(odd)) == mountpoint.FILESYSTEM
-        assert mountpoint.find_type(str(tmp_path)) is None
+        mounted = mountpoint.find(str(odd))
+        assert mounted is not None
+        assert (mounted.type, mounted.source, mounted.owner) == (mountpoint.FILESYSTEM, "test", os.getuid())
+        assert mountpoint.find(str(tmp_path)) is None
 
 
 def test_a_dead_mount_of_ours_is_no_obstacle_and_can_be_detached(tmp_path: Path) -> None:
@@ -62,14 +66,15 @@ def test_a_dead_mount_of_ours_is_no_obstacle_and_can_be_detached(tmp_path: Path)
         assert mountpoint.is_dead(str(tmp_path))
         mountpoint.check(str(tmp_path))
         mountpoint.detach(str(tmp_path))
-        assert mountpoint.find_type(str(tmp_path)) is None
+        assert mountpoint.find(str(tmp_path)) is None
         assert os.listdir(tmp_path) == []
 
 
 def test_a_dead_mount_of_another_program_is_an_obstacle(tmp_path: Path) -> None:
     with dead_mount(tmp_path, "sshfs"):
         assert refused(tmp_path) is Exit.ALREADY_MOUNTED
-        assert mountpoint.find_type(str(tmp_path)) == "fuse.sshfs"
+        assert not mountpoint.is_ours(str(tmp_path))
+        assert mountpoint.find(str(tmp_path)) is not None
 
 
 def test_a_path_is_resolved_without_asking_a_mount_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

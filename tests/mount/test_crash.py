@@ -112,7 +112,7 @@ def test_acknowledged_files_survive(kind: str, commit: str, storage: StorageUnde
 
 @on_kinds("local", "gridfs")
 def test_scratch_file_is_found_again(kind: str, storage: StorageUnderTest, tmp_path: Path) -> None:
-    with Mount(tmp_path / "m", {"files": storage.config}) as mount, mount.watched():
+    with Mount(tmp_path / "m", {"files": storage.config}, expected=["in the spool"]) as mount, mount.watched():
         directory = mount.path / "files"
         (directory / "kept.txt").write_bytes(b"old")
         (directory / ".kept.txt.swp").write_bytes(b"swap")

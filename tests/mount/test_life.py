@@ -145,15 +145,17 @@ def test_depotfs_umount(mount: Mount, storage: StorageUnderTest) -> None:
 
 
 def test_depotfs_umount_while_a_file_is_open(mount: Mount, storage: StorageUnderTest) -> None:
-    """What is open for writing and was never closed is no promise; what is open for reading stops nobody."""
-    mount.expected.append("recover|spool|kept")
-    (mount.path / "files" / "one").write_bytes(b"1")
-    fd = os.open(mount.path / "files" / "one", os.O_RDONLY)
+    """As umount(8): the mount stays, and whoever has the file open goes on."""
+    mount.expected.append("is in use")
+    with opened(mount.path / "files" / "one", os.O_CREAT | os.O_RDWR) as fd:
+        os.write(fd, b"1")
+        answer = mount.run("umount", mount.path)
+        assert answer.returncode == Exit.IN_USE
+        assert f"(process {os.getpid()}): {mount.path}/files/one" in answer.stderr
+        os.write(fd, b"2")
     assert mount.run("umount", mount.path).returncode == 0
     mount.wait()
-    with contextlib.suppress(OSError):
-        os.close(fd)
-    assert storage.open().get(storage.derive("one")).read() == b"1"
+    assert storage.open().get(storage.derive("one")).read() == b"12"
 
 
 def test_umount_of_the_system(mount: Mount, storage: StorageUnderTest) -> None:
