@@ -193,7 +193,7 @@ class _Reader:
         """The value as the constructor wants it."""
         try:
             value = arguments.fit(name, value)
-            if is_path and isinstance(value, str):
+            if is_path and isinstance(value, str) and not value.lstrip().startswith("{"):  # which is a key itself
                 return self._absolute(values.parse_path(value))
         except ValueError as error:
             self._note(entry, f"expected {error}")

@@ -22,6 +22,7 @@ from depotfs.io.content import Content
 from depotfs.io.durations import LONGEST_SIGNATURE, option_seconds
 from depotfs.io.gcs_answers import Answer, Json, unexpected
 from depotfs.io.gcs_copy import rewritten
+from depotfs.io.gcs_credentials import GcsCredentials
 from depotfs.io.gcs_objects import FIELDS, changed_resource, is_upload, new_resource, stat_of
 from depotfs.io.gcs_requests import DEFAULT_ENDPOINT, GcsRequests, bucket_path, object_path
 from depotfs.io.ids import is_canonical
@@ -52,9 +53,10 @@ class GCSStorage(NativeStorage):
 
     Args:
         project_id: only needed to make a bucket; by default the credentials'.
-        credentials: a dict as Google issues it (service account and others), the path of such a file, a
-            google.auth credentials object, or None: the application default credentials
-            (GOOGLE_APPLICATION_CREDENTIALS, gcloud's, the machine's own).
+        credentials: a dict as Google issues it (service account and others) or its JSON text, the path of such a
+            file, a google.auth credentials object, or None: the application default credentials
+            (GOOGLE_APPLICATION_CREDENTIALS, gcloud's, the machine's own). A file is read here to see that it is
+            there, and again with each new client.
         policy: "public-read": every object that is written may be read by anybody by its plain URL (the bucket's own
             policy stays as it is). "private" or None: nothing is made public.
         storage_class: of what is written, by default the bucket's.
@@ -95,7 +97,7 @@ class GCSStorage(NativeStorage):
         if attempts < 1:
             raise ConfigurationError(f"GCS attempts must be at least 1, not {attempts}")
         emulator = os.environ.get("STORAGE_EMULATOR_HOST") if endpoint is None else None
-        if emulator and credentials is None:
+        if emulator and not credentials:
             anonymous = True
         endpoint = _url(endpoint or emulator or DEFAULT_ENDPOINT)
         self.bucket_name = bucket
@@ -107,8 +109,7 @@ class GCSStorage(NativeStorage):
         self._requests = GcsRequests(
             endpoint,
             project_id,
-            credentials,
-            anonymous=anonymous,
+            None if anonymous else GcsCredentials(credentials),
             timeout=option_seconds("GCS timeout", timeout, 0.001, 3600.0),
             attempts=attempts,
             new_bucket=({"name": bucket} | ({"storageClass": storage_class} if storage_class else {}))

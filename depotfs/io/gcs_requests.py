@@ -1,8 +1,7 @@
 """The requests of one Google Cloud Storage backend: retries, deadlines, and errors by their cause.
 
-google-cloud-storage brings the credentials, the authorised session, the signing of URLs and the making of buckets. Its
-own methods for objects ask twice where the service needs one request, so objects are asked for here, through the
-library's session, by the JSON API (https://cloud.google.com/storage/docs/json_api/v1).
+google-auth brings the credentials and the authorised session, google-cloud-storage the signing of URLs. Its own methods
+for objects ask twice where the service needs one request, so objects are asked for here, by the JSON API (https://cloud.google.com/storage/docs/json_api/v1).
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -29,7 +27,8 @@ from depotfs.errors import (
     StorageUnavailable,
 )
 from depotfs.io.gcs_answers import Answer, refusal, unlike, whole_body
-from depotfs.io.gcs_client import GcsClient, auth_failure
+from depotfs.io.gcs_client import GcsClient
+from depotfs.io.gcs_credentials import GcsCredentials, auth_failure
 from depotfs.io.patience import Patience
 
 DEFAULT_ENDPOINT = "https://storage.googleapis.com"
@@ -52,7 +51,7 @@ class GcsRequests:
     Attributes:
         patience: how long a call may take; bytes that arrive at either side are its progress.
     Args:
-        project_id, credentials, anonymous: as `GcsClient` has them.
+        project_id, credentials: as `GcsClient` has them.
         timeout: seconds without a byte after which an attempt has failed.
         attempts: how often a request is made at most before StorageUnavailable is raised.
         new_bucket: resource of a bucket that is made before the first request if there is none; None: none is made.
@@ -62,20 +61,18 @@ class GcsRequests:
         self,
         endpoint: str,
         project_id: str | None,
-        credentials: Any,
+        credentials: GcsCredentials | None,
         *,
-        anonymous: bool,
         timeout: float,
         attempts: int,
         new_bucket: Mapping[str, str] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.endpoint = endpoint
-        self._client = GcsClient(endpoint, project_id, credentials, anonymous=anonymous)
+        self._client = GcsClient(endpoint, project_id, credentials)
         self._timeout = timeout
         self._attempts = attempts
         self._new_bucket = new_bucket
-        self._making = threading.Lock()  # around making it, so that one thread does and the others find it
         self.patience = Patience()
         self._sleep = sleep
         self._heard = time.monotonic()  # when an answer last began to come
@@ -264,13 +261,13 @@ class GcsRequests:
             raise StorageUnavailable(f"{self.endpoint} gave a URL that is none") from None
 
     def _make_bucket(self) -> None:
-        """The bucket exists, if it is to be made; made if it did not. What fails is tried again by the next call."""
-        if self._new_bucket is None:
-            return
-        with self._making:
-            if self._new_bucket is not None:
-                self._make(self._new_bucket)
-                self._new_bucket = None
+        """The bucket exists, if it is to be made; made if it did not. What fails is tried again by the next call.
+
+        By each of several threads that come here first: one makes it, the others find it.
+        """
+        if (resource := self._new_bucket) is not None:
+            self._make(resource)
+            self._new_bucket = None
 
     def _make(self, resource: Mapping[str, str]) -> None:
         what = f"Making bucket {resource['name']}"
@@ -282,7 +279,7 @@ class GcsRequests:
             return  # it is there, but may not be looked at
         except StorageMissing:
             pass
-        project = self.client.project
+        project = self._client.project()
         if not project:
             raise ConfigurationError(f"{what}: project_id must say in which project")
         answer = self._send(what, "POST", "/storage/v1/b", {"project": project}, None, dict(resource), self._attempts)

@@ -1,5 +1,7 @@
 """From a YAML file to settings, or to all its mistakes."""
 
+import errno
+import json
 import os
 from pathlib import Path
 
@@ -288,3 +290,17 @@ storages:
         "8: storages.a.create_bucket: expected yes or no, found text",
         "9: storages.a.profile_name: expected text, found a list",
     ]
+
+
+def test_credentials_are_a_path_or_what_is_in_the_file(tmp_path: Path) -> None:
+    key = json.dumps({"type": "service_account", "private_key": "secret"})
+    (tmp_path / "key.json").write_text(key)
+    text = "storages: {a: {backend: depotfs.io.gcs.GCSStorage, bucket: b, credentials: %s}}"
+    for given, wanted in ((f"'{key}'", key), (f"' {key}'", " " + key), ("key.json", str(tmp_path / "key.json"))):
+        [storage] = load(write(tmp_path, text % given)).storages
+        assert storage.options["credentials"] == wanted
+    told = f"which cannot be read: {os.strerror(errno.ENOENT)}"
+    missing = tmp_path / "none.json"
+    assert mistakes(write(tmp_path, text % "none.json")) == [f"1: storages.a: GCS credentials names {missing}, {told}"]
+    [told] = mistakes(write(tmp_path, text % "'{secret'"))
+    assert "secret" not in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -91,11 +92,15 @@ def without_exchange(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(disk, "exchange", refuse)
 
 
-def in_child(run: Callable[[], None]) -> int:
-    """Runs it in a forked process; its exit code: 0, 1 for an exception, or what `os._exit` was given."""
+def in_child(run: Callable[[], object]) -> int:
+    """Runs it in a forked process; its exit code: 0, 1 for an exception, or what `os._exit` was given.
+
+    One that hangs is killed after 30 s: -14.
+    """
     pid = os.fork()
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    signal.alarm(30)
     code = 1
     try:
         run()

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import threading
+import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,12 +20,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from depotfs.errors import AccessDenied, ConfigurationError, StorageUnavailable
+from depotfs.io import gcs_client
 from depotfs.io.gcs import GCSStorage
 from depotfs.io.gcs_upload import PIECE
 from depotfs.io.ids import new_uuid
 from depotfs.types import ABSENT, UNNAMED, FileMetadata
 from tests.io.contract import StorageContract
 from tests.io.contract_sources import ABSENT_IDS, METADATA, content_of, noise, put
+from tests.io.faults import in_child
 from tests.servers.gcs import FakeGcsServer, GcsServer
 from tests.servers.process import free_port
 
@@ -271,20 +274,76 @@ class TestAccess:
         path.write_text(json.dumps(info))
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
         given = new_storage(gcs_fake, anonymous=False, project_id=None, credentials=info).client._credentials
-        for credentials in (info, str(path), given, None):
+        for credentials in (info, json.dumps(info), str(path), path, given, None, ""):
             storage = new_storage(gcs_fake, anonymous=False, project_id=None, credentials=credentials)
             assert storage.client.project == "from-the-key"
             assert storage.get(storage.create(b"x")).read() == b"x"
 
-    def test_no_credentials(self, gcs_fake: FakeGcsServer, tmp_path: Path, account: dict[str, str]) -> None:
-        broken = tmp_path / "broken.json"
-        broken.write_text("{")
+    def test_no_credentials(self, gcs_fake: FakeGcsServer, account: dict[str, str], tmp_path: Path) -> None:
+        path = tmp_path / "key.json"
+        path.write_text(json.dumps(account))
+        from_file = new_storage(gcs_fake, anonymous=False, credentials=str(path))
+        path.unlink()
         wrong_key = account | {"private_key": "secret key"}
-        for credentials in (str(tmp_path / "none.json"), str(broken), {"type": "service_account"}, {}, wrong_key):
-            storage = new_storage(gcs_fake, anonymous=False, credentials=credentials)
-            with pytest.raises(AccessDenied) as raised:
+        incomplete = {"type": "service_account", "private_key": "secret key"}
+        given: list[Any] = [incomplete, json.dumps(incomplete), wrong_key, json.dumps(wrong_key)]
+        for storage in (from_file, *(new_storage(gcs_fake, anonymous=False, credentials=c) for c in given)):
+            with pytest.raises((AccessDenied, ConfigurationError)) as raised:
                 storage.list()
-            assert "secret" not in str(raised.value)
+            assert "secret" not in "".join(traceback.format_exception(raised.value)) + repr(vars(raised.value))
+
+    @pytest.mark.parametrize("by", ["option", "environment"])
+    def test_a_file_that_is_no_key_is_named_at_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+    ) -> None:
+        for name, content in {"none": None, "broken": "{", "list": "[]", "empty": "{}", "type": '{"type": 5}'}.items():
+            path = tmp_path / f"{name}.json"
+            if content is not None:
+                path.write_text(content)
+            if by == "environment":
+                monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+            credentials = str(path) if by == "option" else None
+            key = "credentials" if by == "option" else "GOOGLE_APPLICATION_CREDENTIALS"
+            with pytest.raises(ConfigurationError, match=f"{key}.*{path}"):
+                GCSStorage(bucket="b", credentials=credentials)
+            GCSStorage(bucket="b", anonymous=True, credentials=credentials)
+        (tmp_path / "binary").write_bytes(b"\xff")
+        for path in (tmp_path, tmp_path / "binary"):
+            with pytest.raises(ConfigurationError, match=str(path)):
+                GCSStorage(bucket="b", credentials=path)
+        for wrong in ({}, {"private_key": "x"}, 5, object()):
+            with pytest.raises(ConfigurationError, match="GCS credentials"):
+                GCSStorage(bucket="b", credentials=wrong)
+
+    @pytest.mark.parametrize(
+        "key",
+        [
+            '{"private_key": "secret"',
+            ' \n{"private_key": "secret"}',
+            '{"type": "service_account", "private_key": "secret"} secret',
+            "-----BEGIN PRIVATE KEY-----\nsecret\n-----END PRIVATE KEY-----\n",
+            "secret" * 100,
+            "secret\0",
+        ],
+        ids=repr,
+    )
+    def test_a_key_in_place_of_a_path_is_never_shown(self, key: str) -> None:
+        with pytest.raises(ConfigurationError, match="GCS credentials") as raised:
+            GCSStorage(bucket="b", credentials=key)
+        assert "secret" not in "".join(traceback.format_exception(raised.value)) + repr(raised.value)
+
+    def test_the_key_is_in_no_text(self, gcs_fake: FakeGcsServer, account: dict[str, str]) -> None:
+        secrets = [account["private_key"][40:80], "not to be told"]
+        info = account | {"token_uri": f"{gcs_fake.endpoint}/token", "private_key_id": "not to be told"}
+        for credentials in (info, json.dumps(info), " " + json.dumps(info)):
+            storage = new_storage(gcs_fake, anonymous=False, credentials=credentials, presign="1h")
+            file = storage.get(storage.create(b"x"))
+            parts = (storage, storage._requests, storage._requests._client, storage._requests._client._given, file)
+            texts = [storage.identity(), *map(repr, parts)]
+            with gcs_fake.faults({"status": 400, "path": "^/token", "times": 9}), pytest.raises(AccessDenied) as raised:
+                new_storage(gcs_fake, anonymous=False, credentials=credentials).list()
+            texts += traceback.format_exception(raised.value)
+            assert [text for text in texts if any(secret in text for secret in secrets)] == []
 
     def test_refused_token(self, gcs_fake: FakeGcsServer, account: dict[str, str]) -> None:
         storage = new_storage(
@@ -362,6 +421,36 @@ class TestLife:
         with ThreadPoolExecutor(16) as pool:
             assert list(pool.map(act, range(16))) == [b"%d" % number for number in range(16)]
         assert len(storage.list()) == 16
+
+    def test_a_fork_while_another_thread_makes_the_client(
+        self, gcs_fake: FakeGcsServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The child has not the thread that would end it, and does it by itself."""
+        made, begun, go_on = gcs_client._new_session, threading.Event(), threading.Event()
+
+        def slow(*arguments: Any, **options: Any) -> Any:
+            begun.set()
+            go_on.wait()
+            return made(*arguments, **options)
+
+        monkeypatch.setattr(gcs_client, "_new_session", slow)
+        options = gcs_fake.storage_options("made-" + new_uuid()) | {"create_bucket": True}
+        storage = GCSStorage(**options)
+        with ThreadPoolExecutor(1) as pool:
+            listed = pool.submit(storage.list)
+            begun.wait()
+
+            def use() -> None:
+                go_on.set()  # the child's own
+                put(storage, b"by the child", FILE)
+                storage.close()
+
+            try:
+                assert in_child(use) == 0
+            finally:
+                go_on.set()
+            assert listed.result() in ([], [FILE])
+        assert content_of(storage, FILE) == b"by the child"
 
     def test_child_process_has_connections_of_its_own(self, gcs_fake: FakeGcsServer) -> None:
         storage = new_storage(gcs_fake)

@@ -495,7 +495,7 @@ def test_messages_tell_no_secret(gcs_fake: FakeGcsServer, storage: GCSStorage, f
 
 
 def test_uploads_stay_at_the_endpoint() -> None:
-    requests = GcsRequests("http://ours:1", None, None, anonymous=True, timeout=1, attempts=1)
+    requests = GcsRequests("http://ours:1", None, None, timeout=1, attempts=1)
     assert requests.own("https://elsewhere/upload/b?upload_id=1") == "http://ours:1/upload/b?upload_id=1"
     with pytest.raises(StorageUnavailable):
         requests.own("http://[::1")
