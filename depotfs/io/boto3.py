@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 import re
 import time
 import uuid
@@ -16,6 +18,7 @@ from depotfs.errors import (
     ConfigurationError,
     DepotError,
     FileNotStored,
+    StorageUnavailable,
     Unsupported,
     VersionChanged,
 )
@@ -26,9 +29,9 @@ from depotfs.io.interfaces import check_expected
 from depotfs.io.native import NativeStorage
 from depotfs.io.reader import ContentReader
 from depotfs.io.s3_client import S3Settings, quoted
-from depotfs.io.s3_errors import ConditionFailed, UploadGone
+from depotfs.io.s3_errors import ConditionFailed, NotS3, UploadGone
 from depotfs.io.s3_parts import LARGEST_OBJECT, copy_parts, pieces_of, send_parts
-from depotfs.io.s3_requests import NO_CONDITION, Fields, Head, S3Requests, Stored
+from depotfs.io.s3_requests import NO_CONDITION, Fields, Head, Listed, S3Requests, Stored
 from depotfs.io.times import format_stored, parse_stored
 from depotfs.io.utils import check_header_text, decode_header_text, encode_header_text, make_content_disposition
 from depotfs.types import (
@@ -52,6 +55,12 @@ _UPLOAD: Final = "x-depot-upload"
 
 _RACES: Final = 5
 """How often a condition is tried again because of others before the call gives up."""
+_PAUSE: Final = 0.05
+"""Seconds before the second try; twice as long before each further one."""
+_RACY: Final = 2
+"""Seconds: what is younger may be changed again without another LastModified, whose seconds are whole."""
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}|arn:[a-z0-9-]+:s3[a-z0-9:/._-]*", re.ASCII)
+"""Names that some server takes: AWS's own, older and longer ones, and ARNs of access points."""
 _LARGEST_COPY: Final = 5 << 30
 """Bytes that CopyObject takes; more is copied in parts (S3 user guide, Copying objects)."""
 _POLICIES: Final = (None, "private", "public-read")
@@ -68,8 +77,9 @@ class S3Storage(NativeStorage):
     everywhere, those of DELETE and CopyObject on AWS. Elsewhere, and where a server answers 501, the object is
     looked at first; a change in the moment between looking and acting is then not noticed.
 
-    A revision is ETag and LastModified, which S3 tells by the second. So that no two revisions are alike, an update of
-    a file that was stored in this very second waits for the next one.
+    A revision is ETag and LastModified, which S3 tells by the second. Of a file that was changed within the last two it
+    is one that no listing tells, so that nothing is taken to be known that could have changed unseen (as git's index
+    has it with racily clean entries).
 
     Args:
         access_key_id, secret_access_key: None or "" for boto3's own chain (environment, profile, role …).
@@ -124,6 +134,10 @@ class S3Storage(NativeStorage):
             raise ConfigurationError("S3 endpoint_url must be http:// or https://, and hold no user and password")
         if not bucket and not access_key_id:
             raise ConfigurationError("S3 bucket must be given where access_key_id is not")
+        if bucket and not _BUCKET.fullmatch(bucket):
+            raise ConfigurationError(f"S3 bucket must be the name of a bucket, not {bucket!r}")
+        if kms_key_id and not (encryption or "").startswith("aws:kms"):
+            raise ConfigurationError("S3 kms_key_id needs encryption: aws:kms or aws:kms:dsse")
         if attempts < 1:
             raise ConfigurationError(f"S3 attempts must be at least 1, not {attempts}")
         self._policy = policy
@@ -132,8 +146,8 @@ class S3Storage(NativeStorage):
         self.presign_seconds = None if policy == "public-read" else presign_seconds
         self._fixed: dict[str, Any] = {"ACL": "public-read"} if policy == "public-read" else {}
         self._stored_as: dict[str, Any] = {"StorageClass": storage_class} if storage_class else {}
-        if encryption or kms_key_id:
-            self._stored_as["ServerSideEncryption"] = encryption or "aws:kms"
+        if encryption:
+            self._stored_as["ServerSideEncryption"] = encryption
         if kms_key_id:
             self._stored_as["SSEKMSKeyId"] = kms_key_id
         self._settings = S3Settings(
@@ -154,6 +168,9 @@ class S3Storage(NativeStorage):
 
     def identity(self) -> str:
         return f"s3 {self._settings.place} {self._settings.bucket}/{self._prefix}"
+
+    def limit_calls(self, seconds: float | None) -> None:
+        self._requests.limit(seconds)
 
     def close(self) -> None:
         self._requests.close()
@@ -176,11 +193,14 @@ class S3Storage(NativeStorage):
             return None
 
     def pages(self, after: str = "") -> Iterator[Sequence[FileEntry]]:
-        token = ""
+        token, last = "", ""
         while True:
             found, token = self._requests.list_page(self._prefix, self._prefix + after if after else "", token)
+            if token and found and found[-1].key <= last:
+                raise NotS3(f"S3 LIST {self.identity()}: the server goes on with what it has told already")
+            last = found[-1].key if found else last
             page = [
-                FileEntry(FileId(file_id), one.size, _revision(one.etag, one.changed), one.changed * 10**9)
+                _entry_of(FileId(file_id), one)
                 for one in found
                 if is_canonical(file_id := one.key[len(self._prefix) :])
             ]
@@ -265,7 +285,7 @@ class S3Storage(NativeStorage):
             found = self._find(file_id)
             if found is not None and found.etag == stored.etag:
                 return _stat_of(file_id, found)
-        revision, changed_ns = _revision(stored.etag, stored.changed), stored.changed * 10**9
+        revision, changed_ns = _racy(_revision(stored.etag, stored.changed), metadata), stored.changed * 10**9
         return FileStat(file_id, size, stored.etag, revision, metadata, changed_ns, commit, stored.checksum)
 
     def _conditionally(
@@ -273,13 +293,18 @@ class S3Storage(NativeStorage):
     ) -> Stored:
         """Sends what stores the file once `expect` holds. What is told of it, even if a first reply was lost."""
         last: DepotError | None = None
-        for _ in range(_RACES):
+        doubted: set[str] = set()
+        for race in range(_RACES):
+            if race:
+                time.sleep(random.uniform(0.5, 1.0) * _PAUSE * 2**race)
             condition = self._condition(file_id, expect)
             try:
                 return send(condition)
             except Unsupported:
                 if not condition:
+                    self._lacking -= doubted  # it takes nothing at all now, with or without conditions
                     raise
+                doubted = set(condition) - self._lacking
                 self._lacking.update(condition)
             except (ConditionFailed, FileNotStored, UploadGone) as error:
                 last = error
@@ -292,7 +317,7 @@ class S3Storage(NativeStorage):
                     self._raise_if_lost(file_id, expect, found)
                 if expect == PRESENT and condition.get("IfMatch") == PRESENT:
                     self._lacking.add(PRESENT)
-        raise VersionChanged(f"File {file_id} in {self.identity()} was changed by others all the time") from last
+        raise StorageUnavailable(f"File {file_id} in {self.identity()} was busy all the time: {last}") from last
 
     def _condition(self, file_id: FileId, expect: Expected) -> Fields:
         """What tells the server to look for itself; looks for it where it cannot."""
@@ -326,12 +351,27 @@ class S3Storage(NativeStorage):
 
         Onto itself it keeps the ACL too, where the credentials may read it.
         """
-        head = self._source(source)
+        return self._copied(source, self._source(source), target, metadata, expect, commit)
+
+    def update(
+        self,
+        file: FileStat,
+        *,
+        filename: str | None = None,
+        content_type: str | None = None,
+        modified: int | None = None,
+    ) -> FileStat:
+        head = self._source(file)
+        metadata = _stat_of(file.file_id, head).metadata.changed(filename, content_type, modified)
+        return self._copied(file, head, file.file_id, metadata, file.version, "")
+
+    def _copied(
+        self, source: FileStat, head: Head, target: FileId, metadata: FileMetadata, expect: Expected, commit: str
+    ) -> FileStat:
         own = {_COMMIT: commit} if commit else {}
         if target == source.file_id:
             self._raise_if_lost(target, expect, head) if expect is not ANY else None
             own = own or {name: head.metadata[name] for name in (_COMMIT, _UPLOAD) if name in head.metadata}
-            self._wait_for_another_second(head)
             condition = NO_CONDITION  # that on the source is one on the target
         else:
             condition = self._condition_of_copy(target, expect)
@@ -388,12 +428,6 @@ class S3Storage(NativeStorage):
             return self._requests.grants(key)
         except (AccessDenied, Unsupported):
             return {}
-
-    def _wait_for_another_second(self, head: Head) -> None:
-        """Returns when a change now has another LastModified than the one before, by the server's own clock."""
-        left = head.changed + 1 - head.asked
-        if left > 0:
-            time.sleep(min(left, 3.0))
 
     def remove(self, file_id: FileId, *, expect: Expected = ANY) -> None:
         condition = {"IfMatch": quoted(expect)} if expect not in (ANY, ABSENT, PRESENT) else NO_CONDITION
@@ -453,6 +487,18 @@ def _revision(etag: str, changed: int) -> str:
     return f"{etag}@{changed}"
 
 
+def _racy(revision: str, metadata: FileMetadata) -> str:
+    """A revision that no listing tells: of what may change once more without another one."""
+    told = f"{metadata.modified} {metadata.filename} {metadata.content_type}"
+    return f"{revision}+{hashlib.blake2b(told.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
+
+
+def _entry_of(file_id: FileId, listed: Listed) -> FileEntry:
+    if listed.changed is None:
+        return FileEntry(file_id, listed.size)
+    return FileEntry(file_id, listed.size, _revision(listed.etag, listed.changed), listed.changed * 10**9)
+
+
 def _filename_of(head: Head) -> str:
     return decode_header_text(head.metadata.get(_FILENAME, "")) or UNNAMED
 
@@ -461,11 +507,12 @@ def _stat_of(file_id: FileId, head: Head) -> FileStat:
     modified = parse_stored(head.metadata.get(_MODIFIED))
     content_type = str(head.fields.get("ContentType") or OCTET_STREAM)
     metadata = FileMetadata(_filename_of(head), content_type, head.changed if modified is None else modified)
+    revision = _revision(head.etag, head.changed)
     return FileStat(
         file_id,
         head.size,
         head.etag,
-        _revision(head.etag, head.changed),
+        revision if head.asked - head.changed >= _RACY else _racy(revision, metadata),
         metadata,
         head.changed * 10**9,
         head.metadata.get(_COMMIT, ""),

@@ -8,6 +8,7 @@ of rules for names, types and times.
 from __future__ import annotations
 
 import io
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -28,6 +29,12 @@ _LARGEST_WINDOW = 8 << 20
 request (1 ms) small beside the transfer."""
 _RACES = 100
 """How often a replace that keeps name or type is tried again because others replaced the file in between."""
+
+
+_REOPENED = 8
+_PAUSE = 0.01
+"""How often a file that others replace all the time is opened anew before anything of it is read, and the seconds
+before the second time; twice as many before each further one."""
 
 
 class NativeStorage(FileStorage):
@@ -271,15 +278,19 @@ class NativeStoredFile(StoredFile):
         self._verify(data)
 
     def _read_or_reopen(self, size: int) -> bytes:
-        while True:
+        for attempt in range(_REOPENED):
+            if attempt:
+                time.sleep(_PAUSE * 2**attempt)
             try:
                 return self._opened().pread(self._position, size)
-            except VersionChanged:
+            except VersionChanged as error:
                 if self._pinned or self._position or self._window:
                     raise
+                last = error
                 assert self._reader is not None
                 self._reader.close()
                 self._reader = self._storage.open_content(self.stat.file_id)
+        raise last
 
     def _verify(self, data: bytes) -> None:
         stat = self._opened().stat

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import threading
 from typing import Final
+
+from depotfs.io.locks import Lock
 
 _FORGET: Final = 60.0
 """Seconds after which what was learned is dropped: clocks drift and are set."""
@@ -19,7 +20,7 @@ class ServerClock:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._ahead = -math.inf
         self._since = -math.inf
 

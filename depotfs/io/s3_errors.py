@@ -39,16 +39,30 @@ class UploadGone(StorageUnavailable):
     """The multipart upload is not there: aborted, or completed by a request whose reply was lost."""
 
 
+class RefusedAsTooLarge(TooLarge):
+    """The server, or a proxy before it, takes nothing so large, which somebody can change there."""
+
+    curable = True
+
+
+class NotImplementedThere(Unsupported):
+    """The server does not know the request (501), or something before it that can go away."""
+
+    curable = True
+
+
 _BY_CODE: Final[dict[str, type[DepotError]]] = {
     "NoSuchBucket": StorageMissing,
     "NoSuchKey": FileNotStored,
     "NoSuchVersion": FileNotStored,
     "NoSuchUpload": UploadGone,
+    "InvalidPart": UploadGone,
+    "InvalidPartOrder": UploadGone,
     "PreconditionFailed": ConditionFailed,
     "ConditionalRequestConflict": ConditionFailed,
     "OperationAborted": ConditionFailed,
-    "NotImplemented": Unsupported,
-    "EntityTooLarge": TooLarge,
+    "NotImplemented": NotImplementedThere,
+    "EntityTooLarge": RefusedAsTooLarge,
     "QuotaExceeded": QuotaExceeded,
     "XMinioAdminBucketQuotaExceeded": QuotaExceeded,
     "XMinioStorageFull": StorageFull,
@@ -82,13 +96,15 @@ _BY_STATUS: Final[dict[int, type[DepotError]]] = {
     403: AccessDenied,
     404: FileNotStored,
     409: ConditionFailed,
+    408: StorageUnavailable,
     412: ConditionFailed,
-    413: TooLarge,
+    413: RefusedAsTooLarge,
     429: StorageUnavailable,
-    501: Unsupported,
+    501: NotImplementedThere,
     507: StorageFull,
 }
 
+_LONGEST_MESSAGE: Final = 500
 _CREDENTIALS: Final = (
     botocore.exceptions.NoCredentialsError,
     botocore.exceptions.PartialCredentialsError,
@@ -127,14 +143,23 @@ def cause_of(status: int, code: str) -> type[DepotError]:
 def _from_answer(what: str, answer: Mapping[str, Any]) -> DepotError:
     """An error of ours for a parsed answer that is an error."""
     meta, error = answer.get("ResponseMetadata", {}), answer.get("Error", {})
-    status, code = int(meta.get("HTTPStatusCode", 0)), str(error.get("Code", ""))
+    status, code = int(meta.get("HTTPStatusCode", 0)), one_line(error.get("Code", ""))
     cause = cause_of(status, code)
     tried = f" (tried {meta['RetryAttempts'] + 1} times)" if meta.get("RetryAttempts") else ""
-    retry_after = meta.get("HTTPHeaders", {}).get("retry-after", "")
-    return cause(
-        f"{what}: {' '.join(dict.fromkeys((str(status), code)))} {error.get('Message', '')}{tried}",
-        retry_after=float(retry_after) if cause is StorageUnavailable and retry_after.isdigit() else None,
-    )
+    told = seconds_told(meta.get("HTTPHeaders", {}).get("retry-after", "")) if cause is StorageUnavailable else None
+    message = one_line(error.get("Message", ""))
+    return cause(f"{what}: {' '.join(dict.fromkeys((str(status), code)))} {message}{tried}", retry_after=told)
+
+
+def one_line(text: object) -> str:
+    """What a server says, fit for a message: on one line, and not without end."""
+    return " ".join(str(text)[:_LONGEST_MESSAGE].split())
+
+
+def seconds_told(text: object) -> float | None:
+    """Seconds that a Retry-After header means, None where it is none that makes sense."""
+    digits = str(text)
+    return float(digits) if digits.isascii() and digits.isdigit() and len(digits) < 6 else None
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import random
 import re
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -20,10 +19,19 @@ from typing import Any, Final
 from urllib.parse import unquote_plus, urlencode
 from xml.etree import ElementTree
 
-from depotfs.errors import AccessDenied, FileNotStored, StorageMissing, StorageUnavailable, VersionChanged
-from depotfs.io.s3_client import LISTING, S3Client, S3Settings, quoted
+from depotfs.errors import (
+    AccessDenied,
+    ContentDamaged,
+    FileNotStored,
+    StorageMissing,
+    StorageUnavailable,
+    VersionChanged,
+)
+from depotfs.io.checksums import ALGORITHMS, Checksums
+from depotfs.io.locks import Lock
+from depotfs.io.s3_client import LISTING, S3Client, S3Settings, quoted, unquoted
 from depotfs.io.s3_clock import ServerClock
-from depotfs.io.s3_errors import BROKEN_CONNECTION, ConditionFailed, NotS3, translated
+from depotfs.io.s3_errors import BROKEN_CONNECTION, ConditionFailed, NotS3, one_line, translated
 from depotfs.io.s3_signed import S3SignedGets
 
 Fields = Mapping[str, Any]
@@ -69,12 +77,12 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One object in a listing; as in `Head`."""
+    """One object in a listing; as in `Head`, None for what the server tells in no way that makes sense."""
 
     key: str
-    size: int
+    size: int | None
     etag: str
-    changed: int
+    changed: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +109,7 @@ class S3Requests:
     def __init__(self, settings: S3Settings, new_bucket: Fields | None = None) -> None:
         self.settings = settings
         self._new_bucket = new_bucket
-        self._making = threading.Lock()  # around making it, so that one thread does and the others find it
+        self._making = Lock()  # around making it, so that one thread does and the others find it
         self._client = S3Client(settings)
         self._signed = S3SignedGets(settings, self._client)
         self._clock = ServerClock()
@@ -124,6 +132,10 @@ class S3Requests:
             common["RequestPayer"] = "requester"
         return common
 
+    def limit(self, seconds: float | None) -> None:
+        """As `S3Client.limit`."""
+        self._client.limit(seconds)
+
     def close(self) -> None:
         self._client.close()
 
@@ -143,7 +155,7 @@ class S3Requests:
         if answer.get("ExpiresString"):
             fields["Expires"] = answer["ExpiresString"]
         changed = int(self._told(answer, "LastModified").timestamp())
-        etag = self._told(answer, "ETag").strip('"')
+        etag = unquoted(self._told(answer, "ETag"))
         asked = self._date(answer)
         size = self._told(answer, "ContentLength")
         return Head(size, etag, changed, asked, metadata, fields, self._checksum(answer, etag))
@@ -182,10 +194,22 @@ class S3Requests:
             answer = self._signed.load(key) or self._client.current().get_object(**common, ChecksumMode="ENABLED")
             head = self._head_of(answer)
             with closing(answer["Body"]) as body:
-                content = body.read() if head.size <= largest else None  # else the connection is given up
-        if content is not None and len(content) != head.size:
-            raise StorageUnavailable(f"S3 GET {self.settings.bucket}/{key}: {len(content)} of {head.size} bytes came")
+                content = body.read(head.size + 1) if head.size <= largest else None  # else the connection is given up
+        if content is not None:
+            self._check(key, head, content)
         return head, content
+
+    def _check(self, key: str, head: Head, content: bytes) -> None:
+        """Raises ContentDamaged if that is not the whole object that the server has."""
+        where = f"S3 GET {self.settings.bucket}/{key} at {self.settings.place}"
+        if len(content) != head.size:
+            raise ContentDamaged(f"{where}: {len(content)} of {head.size} bytes came")
+        algorithm = head.checksum.partition(":")[0]
+        if algorithm in ALGORITHMS:
+            running = Checksums([algorithm])
+            running.add(content)
+            if running.values()[algorithm] != head.checksum:
+                raise ContentDamaged(f"{where}: other bytes came than are stored, by their {algorithm}")
 
     def get(self, key: str, etag: str, offset: int, size: int) -> bytes:
         """Exactly `size` > 0 bytes of that version. VersionChanged if it is gone, FileNotStored if the object is.
@@ -237,24 +261,34 @@ class S3Requests:
                 **common, Range=f"bytes={offset}-{offset + size - 1}", IfMatch=quoted(etag)
             )
         whole_range = answer.get("ContentRange", f"bytes {offset}-" if not offset else "")
-        if self._told(answer, "ETag").strip('"') != etag or not whole_range.startswith(f"bytes {offset}-"):
+        if unquoted(self._told(answer, "ETag")) != etag or not whole_range.startswith(f"bytes {offset}-"):
             answer["Body"].close()
             raise VersionChanged(f"S3 GET {self.settings.bucket}/{key}: version {etag} is gone")
         return answer["Body"]
 
     def list_page(self, prefix: str, after: str, token: str = "") -> tuple[list[Listed], str]:
-        """Up to 1,000 objects behind the key `after`, in order, and the token for more, "" at the end."""
+        """Up to 1,000 objects behind the key `after`, in order, and the token for more, "" at the end.
+
+        Raises: NotS3, also where the server says that there is more but not how to go on: never a short listing.
+        """
         start: Fields = {"ContinuationToken": token} if token else {"StartAfter": after} if after else {}
         with self._call("LIST", "") as common:
             answer = self._client.current().list_objects_v2(**common, Prefix=prefix, **start)
         root = answer[LISTING]
         if not root.tag.endswith("ListBucketResult"):
             raise NotS3(f"S3 LIST {self.settings.bucket} at {self.settings.place}: what answers there is not S3")
-        return _parse(root)
+        found, more, following = _parse(root)
+        if more and following in ("", token):
+            where = f"S3 LIST {self.settings.bucket} at {self.settings.place}"
+            raise NotS3(f"{where}: the server says that there is more, but not how to go on")
+        return found, following if more else ""
 
     def _date(self, answer: Fields) -> int:
-        """The server's time of its answer, to the second; what it tells of its clock is learned."""
-        date = seconds_of(self._told(answer["ResponseMetadata"]["HTTPHeaders"], "date"))
+        """The server's time of its answer, to the second, or ours where it does not tell; its clock is learned."""
+        told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        if told is None:
+            return int(time.time())
+        date = self._seconds(told)
         self._clock.learn(time.monotonic(), date)
         return date
 
@@ -263,16 +297,26 @@ class S3Requests:
         sent = time.monotonic()
         with self._call("PUT", key) as common:
             answer = self._client.current().put_object(**common, Body=body, **fields, **condition)
-        told = answer["ResponseMetadata"]["HTTPHeaders"].get("last-modified")  # some servers tell
+        headers = answer["ResponseMetadata"]["HTTPHeaders"]
+        told = headers.get("last-modified")  # some servers tell
         date = self._date(answer)
-        exact = bool(told) or self._clock.was_within(sent, date)
-        return self._stored(answer, seconds_of(told) if told else date, exact=exact)
+        exact = bool(told) or (
+            "date" in answer["ResponseMetadata"]["HTTPHeaders"] and self._clock.was_within(sent, date)
+        )
+        return self._stored(answer, self._seconds(told) if told else date, exact=exact)
+
+    def _seconds(self, moment: str) -> int:
+        try:
+            return seconds_of(moment)
+        except (ValueError, TypeError, OverflowError) as error:
+            where = f"{self.settings.bucket} at {self.settings.place}"
+            raise NotS3(f"S3 {where}: {one_line(moment)!r} is no time: {error}") from error
 
     def _stored(self, answer: Fields, changed: int, *, exact: bool = False) -> Stored:
         if "ETag" not in answer:  # so Swift says that a write or delete that came at the same time goes before this one
             where = f"{self.settings.bucket} at {self.settings.place}"
             raise ConditionFailed(f"S3 {where}: another request was in the way, no ETag was told")
-        etag = str(answer["ETag"]).strip('"')
+        etag = unquoted(answer["ETag"])
         return Stored(etag, changed, self._checksum(answer, etag), exact)
 
     def start_parts(self, key: str, fields: Fields) -> str:
@@ -395,7 +439,8 @@ _GRANTS: Final = {
 }
 
 
-def _parse(root: ElementTree.Element) -> tuple[list[Listed], str]:
+def _parse(root: ElementTree.Element) -> tuple[list[Listed], bool, str]:
+    """What was listed, whether there is more, and the token to go on with."""
     namespace = root.tag[: root.tag.find("}") + 1]  # some servers leave it out
 
     def text(node: ElementTree.Element, name: str) -> str:
@@ -405,14 +450,26 @@ def _parse(root: ElementTree.Element) -> tuple[list[Listed], str]:
     found = [
         Listed(
             unquote_plus(text(node, "Key")) if encoded else text(node, "Key"),
-            int(text(node, "Size") or 0),
-            text(node, "ETag").strip('"'),
-            seconds_of(text(node, "LastModified")),
+            _size_of(text(node, "Size")),
+            unquoted(text(node, "ETag")),
+            _moment_of(text(node, "LastModified")),
         )
         for node in root.iter(namespace + "Contents")
     ]
-    more = text(root, "IsTruncated") == "true"
-    return found, text(root, "NextContinuationToken") if more else ""
+    return found, text(root, "IsTruncated") == "true", text(root, "NextContinuationToken")
+
+
+def _size_of(text: str) -> int | None:
+    plain = text.isascii() and text.isdigit() and len(text) <= 18
+    return int(text) if plain else None
+
+
+def _moment_of(text: str) -> int | None:
+    """One odd object in a listing is no reason to show none."""
+    try:
+        return seconds_of(text)
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def seconds_of(moment: str) -> int:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from botocore.awsrequest import AWSRequest
 from botocore.parsers import create_parser
 
-from depotfs.io.s3_client import S3Client, S3Settings, quoted, retry_after
+from depotfs.io.s3_client import S3Client, S3Settings, quoted, retry_after, unquoted
 from depotfs.io.s3_errors import BROKEN_CONNECTION
 
 _VALID: Final = 900
@@ -58,7 +58,7 @@ class S3SignedGets:
         told = answer.headers
         if (
             answer.status_code == 206
-            and told.get("ETag", "").strip('"') == etag
+            and unquoted(told.get("ETag", "")) == etag
             and told.get("Content-Range", "").startswith(f"bytes {offset}-{offset + size - 1}/")
         ):
             self._refusals = 0

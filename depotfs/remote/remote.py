@@ -64,6 +64,7 @@ class Remote:
         self.identity = storage.identity()
         self.inline = storage.inline
         self.deadline = deadline
+        storage.limit_calls(deadline)
         self._metadata = trio.CapacityLimiter(METADATA_THREADS)
         self._transfers = trio.CapacityLimiter(TRANSFER_THREADS)
 

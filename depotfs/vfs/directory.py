@@ -68,6 +68,7 @@ class Directory:
         file.life = life
         self._take_out(file)
         self._let_go(file)
+        file.scratch = None
 
     def _note_moved(self, file: File) -> None:
         if file.stat is not None and file.moved:

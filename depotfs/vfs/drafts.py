@@ -110,14 +110,13 @@ class Drafts:
             file.volume.check_size(size)
             if file.stat is not None and file.stat.version == PRESENT and keep is None:
                 await self.open_content(file)  # says why it cannot be read
-            spooled = await self._spooled(file, size)
-            file.draft = Draft(spooled, _replaced_by(file), changed=file.stat is None)
+            file.draft = await self._copied(file, size, changed=file.stat is None)
             if not file.live:
                 file.draft.discard()
 
     async def take(self, file: File) -> Draft:
         """Makes a draft of all that the storage has; nothing is to be committed. The file's lock is held."""
-        file.draft = Draft(await self._spooled(file, file.size), _replaced_by(file), changed=False)
+        file.draft = await self._copied(file, file.size, changed=False)
         return file.draft
 
     async def preserve(self, file: File) -> None:
@@ -162,6 +161,13 @@ class Drafts:
             draft.continue_in(copy)
             if size < old.size:
                 draft.truncate(size)
+
+    async def _copied(self, file: File, size: int, *, changed: bool) -> Draft:
+        """A draft with the first `size` bytes of the file, and its time."""
+        draft = Draft(await self._spooled(file, size), _replaced_by(file), changed=changed)
+        if file.stat is not None:
+            draft.modified = file.stat.metadata.modified
+        return draft
 
     async def _spooled(self, file: File, size: int) -> SpoolFile:
         """A new spool file with the first `size` bytes of the file."""

@@ -227,7 +227,10 @@ class VersionsContract:
         for entry in _entries(storage):
             stat = stats[entry.file_id]
             assert entry.size in (None, stat.size)
-            assert entry.revision in (None, stat.revision)
+            young = stat.revision.partition("+")[
+                0
+            ]  # on S3 a file of this very second has a revision that is not listed
+            assert entry.revision in (None, stat.revision, young)
             assert entry.changed_ns in (None, stat.changed_ns)
             assert entry.stat in (None, stat)
 

@@ -160,8 +160,8 @@ class TestRequests:
         """LastModified, which a PUT does not tell, is known once the server's clock is."""
         stats = [put(storage, b"x") for _ in range(40)]
         assert len(proxy.requests) < 2 * len(stats)
-        listed = {entry.file_id: entry.revision for page in storage.pages() for entry in page}
-        assert listed == {stat.file_id: stat.revision for stat in stats}
+        listed = {entry.file_id: entry.changed_ns for page in storage.pages() for entry in page}
+        assert listed == {stat.file_id: stat.changed_ns for stat in stats}
 
     def test_lines_come_with_one_request(self, storage: S3Storage, proxy: FaultProxy) -> None:
         file = storage.get(storage.create(b"line\n" * 2000))

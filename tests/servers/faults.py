@@ -22,6 +22,9 @@ class FaultProxy:
         refused: connections to reset at once: a number, counted down.
         stalled: while set, answers are held back.
         answers: canned answers; each takes the place of a whole request and its answer, first come first served.
+        refused_methods: only requests that begin with one of these get canned answers; empty: all.
+        lost_replies: by method, how many of its requests reach the server while their answers do not come back.
+        flip: of the next answer that has so many bytes in one piece, that byte arrives changed; None again after it.
     """
 
     def __init__(self, upstream: int) -> None:
@@ -33,6 +36,10 @@ class FaultProxy:
         self.cut_after: int | None = None
         self.refused = 0
         self.answers: list[bytes] = []
+        self.refused_methods: tuple[bytes, ...] = ()
+        self.lost_replies: dict[bytes, int] = {}
+        self.flip: int | None = None
+        self._losing: set[socket.socket] = set()
         self.stalled = threading.Event()
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -91,7 +98,11 @@ class FaultProxy:
                 line = data.split(b"\r\n", 1)[0]
                 if line.endswith(b" HTTP/1.1"):
                     self.requests.append(line[: -len(b" HTTP/1.1")])
-                    if self.answers:
+                    method = line.split(b" ", 1)[0]
+                    if self.lost_replies.get(method):
+                        self.lost_replies[method] -= 1
+                        self._losing.add(server)
+                    if self.answers and (not self.refused_methods or method in self.refused_methods):
                         client.sendall(self.answers.pop(0))
                         client.shutdown(socket.SHUT_WR)
                         while client.recv(
@@ -110,6 +121,13 @@ class FaultProxy:
             while data := server.recv(_CHUNK):
                 while self.stalled.is_set() and not self._closed.wait(0.01):
                     pass
+                if server in self._losing:
+                    _reset(client)
+                    break
+                if self.flip is not None and len(data) > self.flip:
+                    changed = bytearray(data)
+                    changed[self.flip] ^= 1
+                    data, self.flip = bytes(changed), None
                 if self.cut_after is not None and len(data) > self.cut_after:
                     client.sendall(data[: self.cut_after])
                     self.cut_after = None
