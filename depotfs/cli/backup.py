@@ -28,7 +28,7 @@ def add_parser(commands: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Copies, names each file that could not be copied, prints the sums. CommandFailed, DepotError."""
-    settings = config.load(config.find_config(arguments.config))
+    settings = config.load_found(arguments.config)
     source, target = _storage(settings, arguments.source), _storage(settings, arguments.target)
     progress = _show if sys.stderr.isatty() else None
     try:

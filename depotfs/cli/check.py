@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from depotfs.cli.arguments import Subparsers
-from depotfs.daemon import config
+from depotfs.daemon import config, mountpoint, nesting
 from depotfs.daemon.exits import Exit
 
 
@@ -17,13 +17,17 @@ def add_parser(commands: Subparsers) -> None:
     text = "name every mistake in it with file and line; no storage is asked for anything"
     parser = subcommands.add_parser("check", help=text, description=text)
     parser.add_argument("file", metavar="FILE", nargs="?", help="otherwise the one that mount would take")
+    text = "say also whether it can be mounted there: no storage and no spool may lie in its own mount"
+    parser.add_argument("--mountpoint", metavar="DIRECTORY", help=text)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints what is configured. ConfigurationError with the mistakes."""
     path = config.find_config(arguments.file)
-    settings = config.load(path)
+    settings = config.load_found(arguments.file)
+    if arguments.mountpoint is not None:
+        nesting.check(settings, mountpoint.resolve(arguments.mountpoint))
     print(f"{path}: no mistakes" if path else "no configuration: the embedded one is used")
     for storage in settings.storages:
         print(f"  {storage.name}: {storage.backend}{' (default)' if storage.name == settings.default else ''}")

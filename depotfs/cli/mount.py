@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
 from depotfs.cli.arguments import Subparsers, add_config, typed
-from depotfs.daemon import config, logs, mountpoint, notify, places
+from depotfs.daemon import config, logs, mountpoint, nesting, notify, places
 from depotfs.daemon.background import run_in_background
 from depotfs.daemon.exits import CommandFailed, Exit
 from depotfs.daemon.settings import Settings
@@ -44,12 +45,15 @@ def _serve(
     arguments: argparse.Namespace, where: str, log_file: str | None, say_ready: Callable[[Settings], None]
 ) -> int:
     settings = _settings(arguments)
+    nesting.check(settings, where, log_file)
     if settings.allow_other:
         mountpoint.check_allow_other()
     if mountpoint.is_dead(where):
         # Only now: until then whoever looks gets ENOTCONN, and no mirroring tool takes it for an empty directory.
         mountpoint.detach(where)
         mountpoint.check(where)
+        nesting.check(settings, where, log_file)  # what the dead mount hid
+    sys.path[:] = [path for path in sys.path if not nesting.is_within(path, where)]  # `python -m` in the mountpoint
     _set_up_log(settings.log_level, log_file)
     # Late, so that a child in the background was forked before any SDK or event loop came to be.
     from depotfs.daemon.serve import serve
@@ -63,7 +67,7 @@ def _serve(
 
 def _settings(arguments: argparse.Namespace) -> Settings:
     """What is configured, with what the command line says instead."""
-    settings = config.load(config.find_config(arguments.config))
+    settings = config.load_found(arguments.config)
     if arguments.read_only:
         storages = (replace(s, mount=replace(s.mount, read_only=True)) for s in settings.storages)
         settings = replace(settings, storages=tuple(storages), mount=replace(settings.mount, read_only=True))

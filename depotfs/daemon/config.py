@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import yaml
 
-from depotfs.daemon import values
+from depotfs.daemon import trust, values
 from depotfs.daemon.backends import LOCAL, Arguments, describe, import_backend
 from depotfs.daemon.settings import MountSettings, Settings, StorageSettings
 from depotfs.errors import ConfigurationError
@@ -25,6 +25,7 @@ T = TypeVar("T")
 _MISTAKEN: Final = object()
 """In place of a value that could not be read; unlike None, no value is this."""
 
+_DEFAULT: Final = "depotfs.yaml"
 _PREFIX: Final = "depot."
 """What filedepot's own configurations put before each key of a storage."""
 _PATHS: Final = {"storage_path": "", "credentials": "depotfs.io.gcs"}
@@ -35,7 +36,7 @@ def find_config(given: str | None) -> str | None:
     """The file to read: the one given, else `$DEPOTFS_CONFIG`, else `./depotfs.yaml` if there is one, else None."""
     if given or (given := os.environ.get("DEPOTFS_CONFIG")):
         return given
-    return "depotfs.yaml" if os.path.exists("depotfs.yaml") else None
+    return _DEFAULT if os.path.exists(_DEFAULT) else None
 
 
 def load(path: str | None) -> Settings:
@@ -49,12 +50,30 @@ def load(path: str | None) -> Settings:
     if path is None:
         local = StorageSettings("default", LOCAL, {"storage_path": os.path.abspath("files")})
         return Settings((local,), "default")
+    return _Reader(path).read(_read(path))
+
+
+def load_found(given: str | None) -> Settings:
+    """`load` of what `find_config` finds; a file that nobody named must be trusted, since it tells what code to run.
+
+    Raises:
+        ConfigurationError: as `load`; or the file is somebody else's, or others may write to it.
+    """
+    path = find_config(given)
+    if path == _DEFAULT and not given and not os.environ.get("DEPOTFS_CONFIG"):
+        return _Reader(path).read(_read(path, trusted=True))
+    return load(path)
+
+
+def _read(path: str, *, trusted: bool = False) -> bytes:
     try:
         with open(path, "rb") as file:
-            text = file.read()
+            fault = trust.find_fault(os.fstat(file.fileno())) if trusted else None
+            if fault is None:
+                return file.read()
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
-    return _Reader(path).read(text)
+    raise ConfigurationError(f"{path}: {fault}, and it may name code to run: if it is right, say --config {path}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,12 @@ def spool_directory(settings: Settings, mountpoint: str) -> str:
     return settings.spool_directory or str(state_directory() / "spool" / escape(mountpoint))
 
 
+def state_places(settings: Settings, mountpoint: str) -> list[Path]:
+    """The spool and the directories above it that are only there for it."""
+    spool = Path(spool_directory(settings, mountpoint))
+    return [spool] if settings.spool_directory else [state_directory(), spool.parent, spool]
+
+
 def log_file(mountpoint: str) -> str:
     """Where a daemon in the background writes its log unless told otherwise."""
     return str(state_directory() / "log" / f"{escape(mountpoint)}.log")

@@ -16,7 +16,7 @@ import trio
 import depotfs
 from depotfs.cache import BlockCache
 from depotfs.catalog import Catalog
-from depotfs.daemon import backends, kept, mountpoint, notify, places
+from depotfs.daemon import backends, kept, mountpoint, notify, places, trust
 from depotfs.daemon.control import ControlSocket, Message, source
 from depotfs.daemon.ending import Ending
 from depotfs.daemon.exits import CommandFailed, Exit
@@ -124,6 +124,7 @@ class Daemon:
     @contextmanager
     def _open_spool(self) -> Iterator[None]:
         try:
+            trust.check_directories(places.state_places(self._settings, self._mountpoint))
             files = self._spool.open()
             self._control.open()
         except SpoolBusy as error:

@@ -1,5 +1,7 @@
 """`depotfs config check`."""
 
+import pytest
+
 from depotfs.daemon.exits import Exit
 from tests.cli.conftest import Command
 
@@ -56,3 +58,32 @@ def test_what_only_the_class_knows_to_be_wrong_is_named_too(command: Command) ->
         ["depotfs.yaml:3", "storages.faces"],
         ["depotfs.yaml:4", "storages.ideas"],
     ]
+
+
+def test_with_a_mountpoint_it_says_whether_the_configuration_can_be_mounted_there(command: Command) -> None:
+    (command.directory / "depotfs.yaml").write_text("storages: {a: {storage_path: mnt/files}}\nmount: {spool: spool}\n")
+    assert command.run("config", "check", "--mountpoint", "other").returncode == 0
+    ended = command.run("config", "check", "--mountpoint", "mnt")
+    assert ended.returncode == Exit.USAGE
+    assert ended.stderr == (
+        f"depotfs: storage a: storage_path {command.mountpoint}/files lies in the mountpoint {command.mountpoint}:"
+        " whoever used it would wait for itself\n"
+    )
+
+
+@pytest.mark.parametrize("words", [("config", "check"), ("mount", "mnt"), ("backup", "a", "b")])
+def test_a_file_that_others_may_write_to_is_not_believed_unless_it_is_named(
+    command: Command, words: tuple[str, ...]
+) -> None:
+    path = command.directory / "depotfs.yaml"
+    path.write_text("storages: {evil: {backend: evil.Storage}}\n")
+    path.chmod(0o666)
+    ended = command.run(*words)
+    assert ended.returncode == Exit.USAGE
+    assert ended.stderr == (
+        "depotfs: depotfs.yaml: can be written to by others (its mode is 0666), and it may name code to run:"
+        " if it is right, say --config depotfs.yaml\n"
+    )
+    path.write_text(GOOD)
+    assert command.run("config", "check", "depotfs.yaml").returncode == 0
+    assert command.run("config", "check", DEPOTFS_CONFIG="depotfs.yaml").returncode == 0

@@ -76,6 +76,37 @@ def test_a_mountpoint_that_will_not_do_is_one_sentence_and_nothing_is_made(comma
     assert sorted(os.listdir(command.directory)) == ["file", "mnt"]
 
 
+@pytest.mark.parametrize("words", [[], ["--daemon"]], ids=["foreground", "background"])
+def test_a_directory_is_not_mounted_over_its_own_storage(command: Command, words: list[str]) -> None:
+    """As `mkdir x; cd x; depotfs mount .` would: the storage is ./files."""
+    ended = command.start("mount", *words, ".", cwd=command.mountpoint)
+    said = ended.communicate(timeout=60)[1]
+    assert ended.returncode == Exit.USAGE
+    assert f"storage_path {command.mountpoint}/files lies in the mountpoint {command.mountpoint}" in said
+    assert (command.mounted, os.listdir(command.mountpoint)) == (False, [])
+
+
+def test_python_does_not_look_for_modules_in_the_mount(command: Command) -> None:
+    """`python -m depotfs`, as here, has the working directory in its path."""
+    (command.directory / "depotfs.yaml").write_text("storages: {a: {storage_path: files}}\nmount: {spool: spool}\n")
+    with command.start("mount", "--config", "../depotfs.yaml", ".", cwd=command.mountpoint) as process:
+        while not command.mounted:
+            os.sched_yield()
+        (command.mountpoint / "a" / "one").write_text("1")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_a_spool_that_others_may_write_to_is_refused(command: Command) -> None:
+    state = command.directory / "state" / "depotfs"
+    (state / "spool").mkdir(parents=True)
+    (state / "spool").chmod(0o777)
+    ended = command.run("mount", "mnt")
+    assert ended.returncode == Exit.NO_PERMISSION
+    assert f"{state}/spool can be written to by others" in ended.stderr
+    assert not command.mounted
+
+
 def test_a_dead_mount_is_detached_only_once_the_configuration_is_good(command: Command) -> None:
     with dead_mount(command.mountpoint):
         bad = command.run("mount", "--config", "none.yaml", "mnt")
