@@ -10,7 +10,7 @@ from depotfs.cli.arguments import Subparsers, add_config, typed
 from depotfs.daemon import config
 from depotfs.daemon.backends import build
 from depotfs.daemon.exits import CommandFailed, Exit
-from depotfs.daemon.settings import Settings
+from depotfs.daemon.settings import Settings, StorageSettings
 from depotfs.io.interfaces import FileStorage
 
 
@@ -29,7 +29,13 @@ def add_parser(commands: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Copies, names each file that could not be copied, prints the sums. CommandFailed, DepotError."""
     settings = config.load_found(arguments.config)
-    source, target = _storage(settings, arguments.source), _storage(settings, arguments.target)
+    source, target = _find(settings, arguments.source), _find(settings, arguments.target)
+    if source is target:
+        raise CommandFailed(Exit.USAGE, f"{arguments.source} and {arguments.target} are the same storage")
+    return _copy(build(source), build(target), arguments)
+
+
+def _copy(source: FileStorage, target: FileStorage, arguments: argparse.Namespace) -> int:
     progress = _show if sys.stderr.isatty() else None
     try:
         report = backup(source, target, workers=arguments.workers, delete=arguments.delete, progress=progress)
@@ -53,11 +59,11 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _storage(settings: Settings, name: str) -> FileStorage:
+def _find(settings: Settings, name: str) -> StorageSettings:
     real = settings.aliases.get(name, name)
     for storage in settings.storages:
         if storage.name == real:
-            return build(storage)
+            return storage
     names = ", ".join([*(storage.name for storage in settings.storages), *settings.aliases])
     raise CommandFailed(Exit.USAGE, f"No storage or alias is named {name!r}; there are {names}")
 

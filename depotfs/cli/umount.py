@@ -12,7 +12,7 @@ from depotfs.daemon.control import DaemonUnreachable, Message
 from depotfs.daemon.exits import CommandFailed, Exit
 from depotfs.daemon.holders import find_holders
 from depotfs.daemon.mountpoint import Mounted
-from depotfs.daemon.values import parse_duration
+from depotfs.io.durations import parse_duration
 
 
 def add_parser(commands: Subparsers) -> None:

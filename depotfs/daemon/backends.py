@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from depotfs.daemon.settings import StorageSettings
-from depotfs.daemon.values import parse_duration, parse_size
+from depotfs.daemon.values import parse_size
 from depotfs.errors import ConfigurationError
-from depotfs.io.foreign import adopt
+from depotfs.io.durations import parse_duration
+from depotfs.io.foreign import ForeignStorage, adopt
 from depotfs.io.interfaces import FileStorage
 from depotfs.manager import class_at
 
@@ -20,7 +24,7 @@ _SIX = ("get", "create", "replace", "delete", "exists", "list")
 _WORDS: dict[type, str] = {
     str: "text",
     bool: "yes or no",
-    int: "a number",
+    int: "a whole number",
     float: "a number",
     dict: "a mapping",
     list: "a list",
@@ -54,13 +58,38 @@ def build(settings: StorageSettings) -> FileStorage:
         return adopt(import_backend(settings.backend)(**settings.options))
     except ConfigurationError as error:
         raise ConfigurationError(f"storage {settings.name}: {error}") from error
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"storage {settings.name}: {settings.backend}: {error}") from error
+    except Exception as error:  # a class of the user's own may raise anything
+        raise ConfigurationError(f"storage {settings.name}: {settings.backend}: {_told(error)}") from error
+
+
+def identity(settings: StorageSettings, storage: FileStorage) -> str:
+    """What makes it the same storage after a restart, and another than all others.
+
+    A class that does not say it is told by its options.
+    """
+    own = storage.identity()
+    if type(storage).identity not in (FileStorage.identity, ForeignStorage.identity):
+        return own
+    return f"{own} {digest(settings.options)}"
+
+
+def digest(options: Mapping[str, object]) -> str:
+    """Equal for equal options, and tells none of them."""
+    return hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _told(error: Exception) -> str:
+    """What the exception says, in one line; with its kind and where it was raised unless it is about the options."""
+    text = " ".join(str(error).split())
+    if isinstance(error, TypeError | ValueError):
+        return text
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {text} ({place.filename}:{place.lineno})"
 
 
 def describe(value: object) -> str:
     """What kind of value it is."""
-    return _WORDS.get(type(value), f"a {type(value).__name__}")
+    return "a number" if type(value) is int else _WORDS.get(type(value), f"a {type(value).__name__}")
 
 
 class Arguments:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,9 +17,10 @@ from typing import Any, Final, TypeVar
 import yaml
 
 from depotfs.daemon import trust, values
-from depotfs.daemon.backends import LOCAL, Arguments, describe, import_backend
+from depotfs.daemon.backends import LOCAL, Arguments, describe, digest, import_backend
 from depotfs.daemon.settings import MountSettings, Settings, StorageSettings
 from depotfs.errors import ConfigurationError
+from depotfs.io.durations import parse_duration
 
 T = TypeVar("T")
 
@@ -96,11 +98,12 @@ class _Reader:
         self._file = path
         self._directory = os.path.dirname(os.path.abspath(path))
         self._mistakes: list[tuple[int, str]] = []
+        self._identities: dict[str, _Entry] = {}
         self._mount_keys: Mapping[str, Callable[[yaml.Node], object]] = {
             "commit": _scalar(values.parse_commit),
-            "attr_timeout": _scalar(values.parse_duration),
+            "attr_timeout": _scalar(parse_duration),
             "scratch": _texts,
-            "scratch_delay": _scalar(values.parse_duration),
+            "scratch_delay": _scalar(parse_duration),
             "deadline": _scalar(values.parse_deadline),
             "read_only": _boolean,
             "file_mode": _scalar(values.parse_mode),
@@ -180,7 +183,6 @@ class _Reader:
     def _read_options(
         self, backend: str, named: _Entry, storage: _Entry, keys: Mapping[str, _Entry]
     ) -> dict[str, object]:
-        before = len(self._mistakes)
         constructed = {key: self._construct(item) for key, item in keys.items()}
         given = {key: value for key, value in constructed.items() if value is not _MISTAKEN}
         try:
@@ -191,34 +193,78 @@ class _Reader:
             return given
         if not arguments.open:
             self._refuse_others(keys, arguments.names)
-        for name in arguments.missing(keys):
+        missing = arguments.missing(keys)
+        for name in missing:
             self._note(_Entry(f"{storage.path}.{name}", storage.line, storage.value), f"missing, {backend} needs it")
         options = {
             key: self._fit(keys[key], arguments, key, value, _PATHS.get(key) in ("", constructor.__module__))
             for key, value in given.items()
         }
-        if constructor.__module__.startswith("depotfs.") and len(self._mistakes) == before:
-            self._try(constructor, options, storage)
-        return options
+        fitting = {key: value for key, value in options.items() if value is not _MISTAKEN}
+        if constructor.__module__.startswith("depotfs."):
+            known = {key: value for key, value in fitting.items() if arguments.open or key in arguments.names}
+            self._try(constructor, known, storage, keys)
+        else:
+            self._note_place(f"{backend} {digest(fitting)}", storage)
+        return fitting
 
-    def _try(self, constructor: Callable[..., Any], options: Mapping[str, object], storage: _Entry) -> None:
-        """Notes what only the class knows to be wrong. Ours ask nobody for anything before they are used."""
-        try:
-            constructor(**options).close()
-        except (TypeError, ValueError) as error:
-            self._note(storage, str(error))
+    def _try(
+        self,
+        constructor: Callable[..., Any],
+        options: dict[str, object],
+        storage: _Entry,
+        keys: Mapping[str, _Entry],
+    ) -> None:
+        """Notes what only the class knows to be wrong. Ours ask nobody for anything before they are used.
+
+        A class tells of one mistake at a time. So what it names is left out, or replaced by some text if it then is
+        missed, and it is tried again. A message about anything that was told before may be no more than a consequence.
+        """
+        told = set(keys) - set(options)
+        replaced: set[str] = set()
+        while True:
+            try:
+                made = constructor(**options)
+            except TypeError:
+                return  # without an option that it needs, which was noted
+            except ValueError as error:
+                words = re.findall(r"\w+", str(error))
+                named = [word for word in dict.fromkeys(words) if word in keys]
+                if told.isdisjoint(words):
+                    self._note(keys[named[0]] if named else storage, str(error))
+                told.update(named)
+                name = next((name for name in named if name not in replaced), None)
+                if name is None:
+                    return
+                if name in options:
+                    del options[name]
+                else:
+                    options[name] = "text"
+                    replaced.add(name)
+            else:
+                if not told:
+                    self._note_place(made.identity(), storage)
+                made.close()
+                return
+
+    def _note_place(self, identity: str, storage: _Entry) -> None:
+        """Two storages on one place would not know of each other's files that are not stored yet."""
+        first = self._identities.setdefault(identity, storage)
+        if first is not storage:
+            self._note(storage, f"the same place as {first.path} in line {first.line}; an alias gives it another name")
 
     def _fit(self, entry: _Entry, arguments: Arguments, name: str, value: object, is_path: bool) -> object:
-        """The value as the constructor wants it."""
+        """The value as the constructor wants it, `_MISTAKEN` if it is none."""
         try:
             value = arguments.fit(name, value)
             if is_path and isinstance(value, str) and not value.lstrip().startswith("{"):  # which is a key itself
                 return self._absolute(values.parse_path(value))
+            if name != "storage_path" or isinstance(value, str):
+                return value
+            raise ValueError(f"text, found {describe(value)}")
         except ValueError as error:
             self._note(entry, f"expected {error}")
-        if name == "storage_path" and not isinstance(value, str):
-            self._note(entry, f"expected text, found {describe(value)}")
-        return value
+        return _MISTAKEN
 
     def _read_aliases(self, entry: _Entry | None, names: list[str]) -> dict[str, str]:
         aliases: dict[str, str] = {}
@@ -281,19 +327,29 @@ class _Reader:
 
     def _construct(self, entry: _Entry) -> object:
         """The plain Python value of an entry, `_MISTAKEN` if it has none; it may be a secret and is never shown."""
-        for mapping in _mappings(entry.value, set()):
-            self._entries(mapping, entry.path, mapping.start_mark.line + 1)
+        for node in _parts(entry.value, set()):
+            if isinstance(node, yaml.MappingNode):
+                self._entries(node, entry.path, node.start_mark.line + 1)
+        if self._refuse_references(entry):
+            return _MISTAKEN
         try:
             return yaml.SafeLoader("").construct_document(entry.value)
         except yaml.MarkedYAMLError as error:
             self._note(entry, f"expected plain YAML: {error.problem}")
-        except ValueError as error:  # a date that the calendar does not have
-            self._note(entry, f"expected plain YAML: {error}")
+        except Exception:  # `!!bool maybe` or a date that the calendar lacks; what is raised tells the value
+            self._note(entry, "expected plain YAML: a value is not of the type that it is written as")
         return _MISTAKEN
+
+    def _refuse_references(self, entry: _Entry) -> bool:
+        """Whether a text in it has `${…}`, which is meant for something else than to be taken as it stands."""
+        found = any(isinstance(node, yaml.ScalarNode) and "${" in node.value for node in _parts(entry.value, set()))
+        if found:
+            self._note(entry, "${…} is not replaced by anything: write the value itself")
+        return found
 
     def _value(self, entry: _Entry | None, convert: Callable[[yaml.Node], T], fallback: T) -> T:
         """What `convert` makes of the entry; the fallback if there is none or it is a mistake."""
-        if entry is None:
+        if entry is None or self._refuse_references(entry):
             return fallback
         try:
             return convert(entry.value)
@@ -328,9 +384,10 @@ def _scalar(parse: Callable[[str], T]) -> Callable[[yaml.Node], T]:
 
 
 def _boolean(node: yaml.Node) -> bool:
-    if node.tag != "tag:yaml.org,2002:bool":
+    text = str(node.value).lower()
+    if node.tag != "tag:yaml.org,2002:bool" or text not in ("yes", "true", "on", "no", "false", "off"):
         raise ValueError("yes or no")
-    return str(node.value).lower() in ("yes", "true", "on")
+    return text in ("yes", "true", "on")
 
 
 def _texts(node: yaml.Node) -> tuple[str, ...]:
@@ -341,13 +398,13 @@ def _texts(node: yaml.Node) -> tuple[str, ...]:
     return tuple(item.value for item in nodes)
 
 
-def _mappings(node: yaml.Node, seen: set[int]) -> Iterator[yaml.MappingNode]:
-    """All mappings in a node; an anchor may make one its own part."""
-    if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+def _parts(node: yaml.Node, seen: set[int]) -> Iterator[yaml.Node]:
+    """A node and all those in it; an anchor may make one its own part."""
+    if id(node) in seen:
         return
     seen.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        yield node
-    for part in node.value:
-        for inner in part if isinstance(part, tuple) else (part,):
-            yield from _mappings(inner, seen)
+    yield node
+    if isinstance(node, yaml.CollectionNode):
+        for part in node.value:
+            for inner in part if isinstance(part, tuple) else (part,):
+                yield from _parts(inner, seen)

@@ -24,7 +24,6 @@ from depotfs.daemon.kept import KeptFile, Told
 from depotfs.daemon.settings import CommitMode, MountSettings, Settings, StorageSettings
 from depotfs.errors import SpoolBusy
 from depotfs.fuse.session import KernelNotifier, MountRefused, Session
-from depotfs.io.foreign import adopt
 from depotfs.io.interfaces import FileStorage
 from depotfs.remote.remote import Remote
 from depotfs.spool import Spool, State
@@ -63,10 +62,7 @@ class Daemon:
         self._mountpoint = where
         self._ready = ready
         table = NodeTable()
-        volumes = [
-            Volume(s.name, Remote(adopt(backends.build(s)), deadline=s.mount.deadline), volume_options(s.mount), table)
-            for s in _default_first(settings)
-        ]
+        volumes = [Volume(s.name, _remote(s), volume_options(s.mount), table) for s in _default_first(settings)]
         directory = places.spool_directory(settings, where)
         self._spool = Spool(directory, settings.spool_size)
         self._control = ControlSocket(directory)
@@ -261,6 +257,11 @@ def _close(storage: FileStorage) -> None:
         storage.close()
     except Exception:  # of a class that is not ours; everything is stored or in the spool by now
         _log.exception("%s could not be closed", storage.identity())
+
+
+def _remote(settings: StorageSettings) -> Remote:
+    storage = backends.build(settings)
+    return Remote(storage, deadline=settings.mount.deadline, identity=backends.identity(settings, storage))
 
 
 def _default_first(settings: Settings) -> list[StorageSettings]:

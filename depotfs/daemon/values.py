@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Final
 
 from depotfs.daemon.settings import CommitMode
+from depotfs.io.durations import parse_duration
 
 _SIZE_UNITS: Final = {
     "": 1,
@@ -22,8 +23,7 @@ _SIZE_UNITS: Final = {
     **{f"{prefix}iB": 1 << (10 * power) for power, prefix in enumerate("KMGT", 1)},
     **{f"{prefix}B": 1000**power for power, prefix in enumerate("kMGT", 1)},
 }
-_SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_NUMBER = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]*)", re.ASCII)
+_SIZE: Final = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]*)", re.ASCII)
 _OWNER_MAX: Final = (1 << 32) - 2
 """chown(2) takes 32 bits; all of them set mean none."""
 _NAME_MAX: Final = 255  # bytes, <linux/limits.h>
@@ -31,14 +31,10 @@ _NAME_MAX: Final = 255  # bytes, <linux/limits.h>
 
 def parse_size(text: str) -> int:
     """Bytes: `512MiB`, `2GB`, `4096`."""
-    number, unit = _split(text, _SIZE_UNITS, "a size like 512MiB")
-    return int(number * _SIZE_UNITS[unit])
-
-
-def parse_duration(text: str) -> float:
-    """Seconds: `250ms`, `1s`, `5m`, `2h`, `1d`, `1.5`."""
-    number, unit = _split(text, _SECONDS, "a duration like 1s or 5m")
-    return number * _SECONDS[unit]
+    found = _SIZE.fullmatch(text.strip())
+    if not found or found[2] not in _SIZE_UNITS:
+        raise ValueError("a size like 512MiB")
+    return int(float(found[1]) * _SIZE_UNITS[found[2]])
 
 
 def parse_deadline(text: str) -> float:
@@ -46,13 +42,6 @@ def parse_deadline(text: str) -> float:
     if (seconds := parse_duration(text)) <= 0:
         raise ValueError("a duration above zero")
     return seconds
-
-
-def _split(text: str, units: dict[str, int] | dict[str, float], expected: str) -> tuple[float, str]:
-    found = _NUMBER.fullmatch(text.strip())
-    if not found or found[2] not in units:
-        raise ValueError(expected)
-    return float(found[1]), found[2]
 
 
 def parse_mode(text: str) -> int:

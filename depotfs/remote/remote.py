@@ -57,11 +57,12 @@ class Remote:
 
     Args:
         deadline: seconds that a question may take, repetitions included.
+        identity: what makes it the same storage after a restart, and another than all others; by default its own.
     """
 
-    def __init__(self, storage: FileStorage, *, deadline: float) -> None:
+    def __init__(self, storage: FileStorage, *, deadline: float, identity: str | None = None) -> None:
         self.storage = storage
-        self.identity = storage.identity()
+        self.identity = identity or storage.identity()
         self.inline = storage.inline
         self.deadline = deadline
         storage.limit_calls(deadline)

@@ -57,3 +57,26 @@ def test_an_unknown_storage_is_told_with_those_there_are(command: Command) -> No
     ended = command.run("backup", "one", "three")
     assert ended.returncode == Exit.USAGE
     assert ended.stderr == "depotfs: No storage or alias is named 'three'; there are one, two, other\n"
+
+
+@pytest.mark.parametrize("target", ["two", "other"])
+def test_a_storage_is_no_backup_of_itself(command: Command, target: str) -> None:
+    configure(command)
+    ended = command.run("backup", "two", target)
+    assert ended.returncode == Exit.USAGE
+    assert ended.stderr == f"depotfs: two and {target} are the same storage\n"
+
+
+def test_a_class_that_fails_with_anything_is_one_line(command: Command) -> None:
+    (command.directory / "own.py").write_text(
+        "class Tape:\n"
+        "    def __init__(self): raise KeyError('robot')\n"
+        "    get = create = replace = delete = exists = list = lambda self: None\n"
+    )
+    (command.directory / "depotfs.yaml").write_text(
+        "storages: {one: {backend: own.Tape}, two: {storage_path: two}}\npython_path: .\n"
+    )
+    for words in (("backup", "one", "two"), ("mount", "mnt")):
+        ended = command.run(*words)
+        assert ended.returncode == Exit.USAGE
+        assert ended.stderr == f"depotfs: storage one: own.Tape: KeyError: 'robot' ({command.directory}/own.py:2)\n"

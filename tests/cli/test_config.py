@@ -44,20 +44,38 @@ def test_a_single_mistake_reads_like_any_other_message(command: Command) -> None
     assert ended.stderr == "depotfs: none.yaml: cannot be read: No such file or directory\n"
 
 
-def test_what_only_the_class_knows_to_be_wrong_is_named_too(command: Command) -> None:
+def test_what_only_the_classes_know_to_be_wrong_is_named_all_at_once(command: Command) -> None:
     (command.directory / "depotfs.yaml").write_text(
         "storages:\n"
         "  scans: {backend: depotfs.io.gridfs.GridFSStorage, mongouri: 'mongodb://localhost'}\n"
         "  faces: {backend: depotfs.io.boto3.S3Storage}\n"
-        "  ideas: {backend: depotfs.io.gcs.GCSStorage, bucket: ideas, presign: 99d}\n"
+        "  texts:\n"
+        "    backend: depotfs.io.boto3.S3Storage\n"
+        "    bucket: s3://texts/old\n"
+        "    attempts: 0\n"
+        "    timeout: 500ms\n"
+        "    presign: 99d\n"
+        "    kms_key_id: key\n"
+        "    policy: 5\n"
+        "    access_key_id: key\n"
+        "  ideas: {backend: depotfs.io.gcs.GCSStorage, bucket: ideas, presign: 99d, attempts: 3.5, credentials: none}\n"
     )
     ended = command.run("config", "check")
     assert ended.returncode == Exit.USAGE
     assert [line.split(": ")[:2] for line in ended.stderr.splitlines()] == [
-        ["depotfs.yaml:2", "storages.scans"],
+        ["depotfs.yaml:2", "storages.scans.mongouri"],
         ["depotfs.yaml:3", "storages.faces"],
-        ["depotfs.yaml:4", "storages.ideas"],
+        ["depotfs.yaml:6", "storages.texts.bucket"],
+        ["depotfs.yaml:7", "storages.texts.attempts"],
+        ["depotfs.yaml:9", "storages.texts.presign"],
+        ["depotfs.yaml:10", "storages.texts.kms_key_id"],
+        ["depotfs.yaml:11", "storages.texts.policy"],
+        ["depotfs.yaml:12", "storages.texts.access_key_id"],
+        ["depotfs.yaml:13", "storages.ideas.attempts"],
+        ["depotfs.yaml:13", "storages.ideas.credentials"],
+        ["depotfs.yaml:13", "storages.ideas.presign"],
     ]
+    assert "attempts: expected a whole number, found a number" in ended.stderr
 
 
 def test_with_a_mountpoint_it_says_whether_the_configuration_can_be_mounted_there(command: Command) -> None:

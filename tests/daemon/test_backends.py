@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from depotfs.daemon.backends import Arguments, build, import_backend
+from depotfs.daemon.backends import Arguments, build, identity, import_backend
 from depotfs.daemon.settings import StorageSettings
 from depotfs.errors import ConfigurationError
 from depotfs.io.foreign import ForeignStorage
@@ -30,6 +30,8 @@ class Picky:
     ) -> None:
         if text == "refused":
             raise ValueError("text must be something else")
+        if text == "surprise":
+            raise KeyError("a surprise")
 
     def nothing(self, *arguments: Any) -> None: ...
 
@@ -71,8 +73,9 @@ def test_values_that_fit(name: str, given: object, fitting: object) -> None:
     [
         ("text", 5, "text, found a number"),
         ("text", None, "text, found nothing"),
-        ("number", True, "a number, found yes or no"),
-        ("number", [1], "a number, found a list"),
+        ("number", True, "a whole number, found yes or no"),
+        ("number", [1], "a whole number, found a list"),
+        ("number", 3.5, "a whole number, found a number"),
         ("seconds", "soon", "a duration like 1s or 5m"),
         ("switch", 1, "yes or no, found a number"),
         ("table", "a", "a mapping, found text"),
@@ -95,3 +98,15 @@ def test_a_class_of_somebody_elses_is_built_too() -> None:
         build(StorageSettings("a", backend, {"text": "refused"}))
     with pytest.raises(ConfigurationError, match=r"storage a: .*Picky: .*unexpected"):
         build(StorageSettings("a", backend, {"text": "x", "unknown": 1}))
+    with pytest.raises(ConfigurationError, match=r"^storage a: .*Picky: KeyError: .*surprise.* \(.*\.py:\d+\)$"):
+        build(StorageSettings("a", backend, {"text": "surprise"}))
+
+
+def test_two_of_a_class_that_does_not_say_what_it_is_are_told_by_their_options() -> None:
+    backend = f"{Picky.__module__}.Picky"
+    one, other, changed = (StorageSettings("a", backend, {"text": text, "number": 1}) for text in ("x", "x", "secret"))
+    assert identity(one, build(one)) == identity(other, build(other))
+    assert identity(one, build(one)) != identity(changed, build(changed))
+    assert "secret" not in identity(changed, build(changed))
+    ours = StorageSettings("b", "depotfs.io.local.LocalFileStorage", {"storage_path": "/srv/files"})
+    assert identity(ours, build(ours)) == "local:/srv/files"

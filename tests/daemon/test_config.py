@@ -142,10 +142,10 @@ storages:
   needy:
     backend: own_storages.Plain
     extra: {a: 1, a: 2}
-  .hidden: {storage_path: /srv}
-  a/b: {storage_path: /srv}
-  twice: {storage_path: /srv}
-  twice: {storage_path: /srv}
+  .hidden: {storage_path: /srv/1}
+  a/b: {storage_path: /srv/2}
+  twice: {storage_path: /srv/3}
+  twice: {storage_path: /srv/3}
   list: [storage_path, /srv]
   gone:
     backend: no.such.Storage
@@ -233,6 +233,12 @@ def test_a_class_that_cannot_be_imported_is_named_with_the_cause(tmp_path: Path,
         ("storages: {a: {storage_path: 5}}", ["1: storages.a.storage_path: expected text, found a number"]),
         ("storages: {a: {storage_path: ''}}", ["1: storages.a.storage_path: expected a path"]),
         ('storages: {a: {storage_path: "a\\0b"}}', ["1: storages.a.storage_path: expected a path"]),
+        (
+            "storages: {a: {storage_path: !!bool maybe}}",
+            ["1: storages.a.storage_path: expected plain YAML: a value is not of the type that it is written as"],
+        ),
+        ("storages: {a: {storage_path: !!int ''}}", ["1: storages.a.storage_path: expected plain YAML: a value is"]),
+        ("storages: {a: {storage_path: x}}\nmount: {read_only: !!bool maybe}", ["2: mount.read_only: expected yes or"]),
     ],
 )
 def test_a_file_of_another_kind_is_a_mistake_too(tmp_path: Path, text: str, expected: list[str]) -> None:
@@ -301,6 +307,57 @@ def test_credentials_are_a_path_or_what_is_in_the_file(tmp_path: Path) -> None:
         assert storage.options["credentials"] == wanted
     told = f"which cannot be read: {os.strerror(errno.ENOENT)}"
     missing = tmp_path / "none.json"
-    assert mistakes(write(tmp_path, text % "none.json")) == [f"1: storages.a: GCS credentials names {missing}, {told}"]
+    assert mistakes(write(tmp_path, text % "none.json")) == [
+        f"1: storages.a.credentials: GCS credentials names {missing}, {told}"
+    ]
     [told] = mistakes(write(tmp_path, text % "'{secret'"))
     assert "secret" not in told
+
+
+def test_a_reference_that_nothing_replaces_is_not_taken_as_it_stands(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+storages:
+  a:
+    backend: own_storages.Plain
+    bucket: ${BUCKET}
+    extra: {list: [1, 'x${file:secret}']}
+  b:
+    storage_path: ${HOME
+python_path: lib
+mount: {spool: '${STATE}', scratch: ['.*', '${X}'], uid: '$5{'}
+default: ${NAME}
+""",
+    )
+    wrong = "${…} is not replaced by anything: write the value itself"
+    assert [line for line in mistakes(path) if "expected" not in line] == [
+        f"5: storages.a.bucket: {wrong}",
+        f"6: storages.a.extra: {wrong}",
+        f"8: storages.b.storage_path: {wrong}",
+        f"10: mount.scratch: {wrong}",
+        f"10: mount.spool: {wrong}",
+        f"11: default: {wrong}",
+    ]
+
+
+def test_two_storages_are_not_on_one_place(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    path = write(
+        tmp_path,
+        """
+storages:
+  a: {storage_path: files}
+  b: {storage_path: link/files}
+  c: {backend: own_storages.Plain, bucket: b}
+  d: {backend: own_storages.Plain, bucket: c}
+  e: {backend: own_storages.Plain, bucket: c, mount: {read_only: yes}}
+  f: {backend: depotfs.io.memory.MemoryFileStorage}
+  g: {backend: depotfs.io.memory.MemoryFileStorage}
+python_path: lib
+""",
+    )
+    assert mistakes(path) == [
+        "4: storages.b: the same place as storages.a in line 3; an alias gives it another name",
+        "7: storages.e: the same place as storages.d in line 6; an alias gives it another name",
+    ]

@@ -7,6 +7,7 @@ import pytest
 
 from depotfs.daemon import values
 from depotfs.daemon.settings import CommitMode
+from depotfs.io.durations import parse_duration
 
 
 @pytest.mark.parametrize(
@@ -16,10 +17,10 @@ from depotfs.daemon.settings import CommitMode
         (values.parse_size, "1.5 KiB", 1536),
         (values.parse_size, "2GB", 2_000_000_000),
         (values.parse_size, "4096", 4096),
-        (values.parse_duration, "250ms", 0.25),
-        (values.parse_duration, "5m", 300.0),
-        (values.parse_duration, "0", 0.0),
-        (values.parse_duration, "1.5", 1.5),
+        (parse_duration, "250ms", 0.25),
+        (parse_duration, "5m", 300.0),
+        (parse_duration, "0", 0.0),
+        (parse_duration, "1.5", 1.5),
         (values.parse_mode, "0644", 0o644),
         (values.parse_mode, "644", 0o644),
         (values.parse_mode, "0o750", 0o750),
@@ -43,8 +44,8 @@ def test_a_value_is_read_from_its_text(parse: Callable[[str], object], text: str
         (values.parse_size, "12 parsecs"),
         (values.parse_size, "٣MiB"),
         (values.parse_size, "9" * 400),
-        (values.parse_duration, "1:30"),
-        (values.parse_duration, "soon"),
+        (parse_duration, "1:30"),
+        (parse_duration, "soon"),
         (values.parse_deadline, "0s"),
         (values.parse_mode, "0888"),
         (values.parse_mode, "7777"),
@@ -75,7 +76,7 @@ def test_what_is_no_value_says_what_was_expected(parse: Callable[[str], object],
     "parse",
     [
         values.parse_size,
-        values.parse_duration,
+        parse_duration,
         values.parse_deadline,
         values.parse_mode,
         values.parse_user,
