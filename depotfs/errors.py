@@ -128,6 +128,13 @@ class ContentDamaged(DepotError, OSError):
     transient = True
 
 
+class SpoolDamaged(ContentDamaged):
+    """Bytes in the spool are not those that were promised: kept for a person, never stored."""
+
+    transient = False
+    curable = False
+
+
 class Unsupported(DepotError, OSError):
     """The storage cannot do this at all."""
 

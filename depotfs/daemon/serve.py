@@ -26,6 +26,7 @@ from depotfs.errors import SpoolBusy
 from depotfs.fuse.session import KernelNotifier, MountRefused, Session
 from depotfs.io.interfaces import FileStorage
 from depotfs.remote.remote import Remote
+from depotfs.remote.workers import in_thread
 from depotfs.spool import Spool, State
 from depotfs.vfs.filesystem import DepotFilesystem
 from depotfs.vfs.nodes import NodeTable
@@ -163,6 +164,7 @@ class Daemon:
                 _log.info("serving at %s", self._mountpoint)
             notify.stopping()
             await self._filesystem.finish()
+            await in_thread(self._spool.make_durable)
             nursery.cancel_scope.cancel()
 
     async def _obey(self, signals: AsyncIterator[int], ends: trio.Nursery) -> None:

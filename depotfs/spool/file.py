@@ -10,12 +10,16 @@ from typing import Final
 
 from depotfs import disk
 from depotfs.errors import SpoolFull
+from depotfs.spool.checksum import RunningChecksum
 from depotfs.spool.journal import Journal
 from depotfs.spool.recovery import Record
 from depotfs.spool.state import State
 from depotfs.spool.target import Target
 
 _BLOCK: Final = 512  # unit of st_blocks, stat(2)
+_SMALL: Final = 4 << 20
+"""Bytes whose checksum takes no longer than a few milliseconds of an event loop."""
+_PIECE: Final = 1 << 20
 _logger = logging.getLogger(__name__)
 
 
@@ -63,11 +67,13 @@ class SpoolFile:
     __slots__ = (
         "_budget",
         "_charged",
+        "_checksum",
         "_disk",
         "_durable",
         "_entry_durable",
         "_fd",
         "_files",
+        "_flush_failed",
         "_journal",
         "_recorded_path",
         "_written",
@@ -109,6 +115,8 @@ class SpoolFile:
         self._charged = 0
         self._durable = False
         self._entry_durable = False
+        self._flush_failed = False
+        self._checksum = RunningChecksum()
 
     def __repr__(self) -> str:
         return f"<SpoolFile {self.number} {self.state.value} {self.size} bytes for {self.target.file_id}>"
@@ -131,6 +139,7 @@ class SpoolFile:
             self.reopen()
         self._budget.check(min(self._written + len(data), max(self.size, offset + len(data))) - self._charged)
         count = os.pwrite(self._fd if self._fd >= 0 else self.fd, data, offset)
+        self._checksum.add(data if count == len(data) else memoryview(data)[:count], offset)
         self._written += count
         if offset + count > self.size:
             self.size = offset + count
@@ -147,6 +156,7 @@ class SpoolFile:
             self.reopen()
         os.ftruncate(self.fd, size)
         self.size = size
+        self._checksum.cut(size)
         # Which of the bytes written are gone is not known: as many as fit are taken to be there.
         self._written = min(self._written, size)
         self._account()
@@ -161,6 +171,7 @@ class SpoolFile:
         self._budget.check(written)
         self.truncate(size)
         self._written = written
+        self._checksum.give_up()
         self._account()
 
     def seal(self, target: Target, *, durable: bool) -> None:
@@ -179,9 +190,23 @@ class SpoolFile:
             self._flush()
         elif self.state is State.SEALED and target == self.target:
             return
+        if not self._checksum.covers(self.size) and (durable or self.size <= _SMALL):
+            self._checksum = RunningChecksum.of(self.fd, self.size)
         # Bytes that were flushed for an earlier seal, and not changed since, still are.
         flushed = durable or (self._durable and self.state is not State.OPEN)
         self._record("seal", State.SEALED, target, durable=flushed, flush=durable)
+
+    def make_durable(self) -> None:
+        """What is promised, or held for a person, survives a loss of power. Raises as `seal`."""
+        if self.state is State.SEALED and not self._durable:
+            self.seal(self.target, durable=True)
+        elif self.state is State.HELD and not self._durable:
+            self._flush()
+            self._record("hold", State.HELD, self.target, durable=True, reason=self.reason, flush=True)
+
+    def is_intact(self) -> bool:
+        """Whether the bytes are those that were sealed, as far as a checksum was kept. Reads them all; OSError."""
+        return RunningChecksum.of(self.fd, self.size).agrees(self._checksum)
 
     def reopen(self) -> None:
         """A write is coming that supersedes the seal: from here on a crash lands nothing. Same target.
@@ -243,7 +268,11 @@ class SpoolFile:
             self._charged = charged
 
     def _flush(self) -> None:
+        if self._flush_failed:
+            self._write_again()
+        self._flush_failed = True
         disk.sync_file(self.fd)
+        self._flush_failed = False
         if not self._entry_durable:
             directory = os.path.dirname(self.path)
             disk.sync_directory(directory)
@@ -251,10 +280,19 @@ class SpoolFile:
                 disk.sync_directory(os.path.dirname(directory))
             self._entry_durable = True
 
+    def _write_again(self) -> None:
+        """After a flush that failed the kernel takes its pages for clean, whatever the disk has (fsync(2), NOTES)."""
+        for offset in range(0, self.size, _PIECE):
+            if data := os.pread(self.fd, _PIECE, offset):
+                os.pwrite(self.fd, data, offset)
+
     def _record(
         self, event: str, state: State, target: Target, *, durable: bool = False, reason: str = "", flush: bool = False
     ) -> None:
-        record = Record(self.number, event, state, self._recorded_path, self.size, durable, reason, target, self._disk)
+        checksum = self._checksum.text(self.size)
+        record = Record(
+            self.number, event, state, self._recorded_path, self.size, durable, reason, target, self._disk, checksum
+        )
         self._journal.append(record, durable=flush)
         self.state = state
         self.target = target
@@ -298,6 +336,7 @@ class SpoolFile:
         self.state = state
         self.reason = reason
         self._durable = record.durable
+        self._checksum = RunningChecksum.parsed(record.checksum, record.size)
         if found is not None:
             self._written = min(found.st_size, found.st_blocks * _BLOCK)
             self._account()

@@ -57,7 +57,7 @@ def encode(record: Record) -> bytes:
             f'"reason":{_quoted(record.reason)},"storage":{_quoted(target.storage)},'
             f'"identity":{_quoted(target.identity)},"id":{_quoted(target.file_id)},"name":{_or_null(target.name)},'
             f'"filename":{_quoted(target.filename)},"type":{_quoted(target.content_type)},'
-            f'"modified":{"null" if target.modified is None else target.modified},'
+            f'"modified":{"null" if target.modified is None else target.modified},"sum":{_quoted(record.checksum)},'
             f'"expect":{_or_null(target.expect)},"commit":{_quoted(target.commit)}'
         )
     return _line(fields)
@@ -107,6 +107,7 @@ def _record(fields: dict[str, Any]) -> Record:
         reason=fields["reason"],
         target=target,
         disk=fields["disk"],
+        checksum=fields.get("sum", ""),
     )
 
 
@@ -206,13 +207,20 @@ class Journal:
             self._highest = max(self._highest, record.number)
             if self.size > self.compact_at + 2 * self._alive_size:
                 self._compact()
-            # A copy, since the journal may be compacted while the disk is waited for (then the new one is flushed).
-            copy = os.dup(self._fd) if durable else -1
-        if durable:
+            copy = self._copy_to_flush() if durable else -1
+        if copy >= 0:
             try:
                 disk.sync_file(copy)
             finally:
                 os.close(copy)
+
+    def _copy_to_flush(self) -> int:
+        """A descriptor to flush without the lock: the journal may be compacted, and flushed, while the disk is slow."""
+        try:
+            return os.dup(self._fd)
+        except OSError:  # too many are open, and the record stands: it is flushed here
+            disk.sync_file(self._fd)
+            return -1
 
     def forget(self, number: int) -> None:
         """The file is done and nothing is left of its bytes: its record goes with the next compaction."""

@@ -18,6 +18,7 @@ class Record:
         path: of the bytes; relative to the spool, or absolute if they are staged elsewhere.
         size: bytes at that time; after `seal` this is what was promised.
         durable: the bytes were on the disk before the record was written.
+        checksum: of the bytes, `algorithm:hex`, "" where none was worked out.
         disk: f_fsid (statvfs(3)) of the staging directory's file system, 0 for files in the spool itself.
         target: None only in `done`.
     """
@@ -31,6 +32,7 @@ class Record:
     reason: str = ""
     target: Target | None = None
     disk: int = 0
+    checksum: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def decide(record: Record, found: int | None, *, away: bool, rebooted: bool) -> 
     |--------------|----------------------------------|----------------------------------------------|
     | done         | any                              | done: what is left of them is removed        |
     | any other    | away                             | held until a start finds the disk            |
-    | any other    | none                             | done: never made, or the storage took them   |
+    | any other    | none                             | done: never made, lost, or the storage's now |
     | open         | 0                                | done: there is nothing to recover            |
     | open         | some                             | open: kept for a person, never landed        |
     | sealed       | the promised size                | sealed: lands                                |

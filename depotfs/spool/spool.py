@@ -116,6 +116,14 @@ class Spool:
         self._total += 1
         return file
 
+    def make_durable(self) -> None:
+        """What is promised, or held for a person, survives a loss of power; the log names what may not."""
+        for file in self.files():
+            try:
+                file.make_durable()
+            except OSError as error:
+                _logger.warning("spool file %d may not survive a loss of power: %s", file.number, error)
+
     def free_space(self) -> int:
         """Bytes that may still be written: what the disk has, at most what the limit leaves. Raises OSError."""
         free = disk.free_space(self.directory)
@@ -184,6 +192,7 @@ class Spool:
         found, away = _look(path, record.disk)
         verdict = decide(record, None if found is None else found.st_size, away=away, rebooted=rebooted)
         if verdict.state is State.DONE or record.target is None:
+            self._note_lost(record, found)
             remove_bytes(path, staged=os.path.isabs(record.path))
             return None
         if verdict.reason != record.reason:
@@ -194,6 +203,17 @@ class Spool:
         if not verdict.final:
             return record
         return replace(record, event="recover", state=verdict.state, size=file.size, reason=verdict.reason)
+
+    @staticmethod
+    def _note_lost(record: Record, found: os.stat_result | None) -> None:
+        """Bytes that were promised and are away are named: only a storage can have taken what was staged for it."""
+        promised = record.state in (State.SEALED, State.HELD) and record.target is not None
+        if promised and found is None and not os.path.isabs(record.path):
+            assert record.target is not None
+            _logger.error(
+                "spool file %d, %r (%d bytes) for %s is lost: nothing is at %s any more",
+                record.number, record.target.filename, record.size, record.target.storage, record.path,
+            )  # fmt: skip
 
     def _set_lost_aside(self, records: dict[int, Record]) -> int:
         """Bytes without a record are in `lost/`; returns the highest number that is in use in either place."""

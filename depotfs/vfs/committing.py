@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from depotfs.errors import AlreadyStored, DepotError, FileNotStored, Stale, VersionChanged, mark_reported
+from depotfs.errors import (
+    AlreadyStored,
+    DepotError,
+    FileNotStored,
+    SpoolDamaged,
+    Stale,
+    VersionChanged,
+    mark_reported,
+)
 from depotfs.io.content import FileContent
 from depotfs.remote.workers import in_thread
 from depotfs.spool import Spool, State, Target
@@ -81,12 +89,31 @@ class Committer:
             return
         draft = file.draft
         try:
+            await self._verify(draft)
             outcome = await self.store(file, draft, own_place(file, draft))
         except Exception as error:
             self.failed(file, draft, error)
             raise
         if outcome.doubt is not None:
             raise outcome.doubt
+
+    async def verify(self, file: File) -> None:
+        """What an earlier daemon left is what it promised; else it is held, and ContentDamaged raised."""
+        async with file.lock:
+            draft = file.draft
+            if draft is None or not draft.unverified:
+                return
+            try:
+                await self._verify(draft)
+            except DepotError as error:
+                self.failed(file, draft, error)
+                raise
+
+    @staticmethod
+    async def _verify(draft: Draft) -> None:
+        if draft.unverified and not await in_thread(draft.file.is_intact):
+            raise SpoolDamaged(f"The bytes of spool file {draft.file.number} are not those that were written")
+        draft.unverified = False
 
     # --- storing a draft -----------------------------------------------------------------------------------------
 
@@ -208,7 +235,7 @@ class Committer:
         file.volume.know(file, stat)
 
     def _target(self, file: File, draft: Draft, place: Place) -> Target:
-        metadata = place.metadata(draft.base.metadata if draft.base else None, draft.modified)
+        metadata = place.metadata(file.stat.metadata if file.stat else None, draft.modified)
         last = draft.file.target
         # The same bytes on the same terms are the same commit, so that a repetition finds itself.
         terms = (place.file_id, place.expect, metadata.modified)
@@ -233,7 +260,7 @@ class Committer:
         assert file.scratch is not None
         self.queue.cancel(file)
         try:
-            await self.move(file, Place(file.file_id, None, file.scratch.decode()))
+            await self.move(file, Place(file.file_id, file.over, file.scratch.decode()))
         except (AlreadyStored, VersionChanged, FileNotStored) as error:
             mark_reported(error)
             _log.warning(
@@ -268,8 +295,6 @@ class Committer:
             file.content = None
         volume.leftovers.forget(stat.file_id)
         volume.know(file, stat)
-        if file.draft is not None:
-            file.draft.base = stat
         return stat
 
     # --- moved files in the way ----------------------------------------------------------------------------------
@@ -298,7 +323,6 @@ class Committer:
         draft = moved.draft
         if draft is None:
             draft = await self.drafts.take(moved)
-        draft.base = volume.directory.stored_at_free(moved.file_id)
         draft.changed = True
         try:
             await self.seal_durably(moved, own_place(moved, draft))

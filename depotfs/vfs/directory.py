@@ -42,17 +42,23 @@ class Directory:
         assert file.file_id not in self._files, file
         self._files[file.file_id] = file
 
-    def move(self, file: File, file_id: FileId, scratch: bytes | None) -> None:
-        """The file is shown under that id, which nobody has, and listed by that scratch name, if any."""
+    def move(self, file: File, file_id: FileId, scratch: bytes | None, over: FileStat | None = None) -> None:
+        """The file is shown under that id, which nobody has, and listed by that scratch name, if any.
+
+        Args:
+            over: what is stored there and is not this file's.
+        """
         assert self._files.get(file_id) in (None, file), file
         self._take_out(file)
         if file.stat is not None and file.stat.file_id == file_id:
             self._moved.pop(file_id, None)
-        file.file_id, file.scratch = file_id, scratch
+        file.file_id, file.scratch, file.over = file_id, scratch, over
         self._files[file_id] = file
         self._note_moved(file)
-        if file.draft is None and not file.moved:
-            file.scratch = None  # it is back where it is stored
+        if file.stat is not None and not file.moved:
+            file.over = None  # it is back where it is stored
+            if file.draft is None:
+                file.scratch = None
 
     def know(self, file: File, stat: FileStat | None) -> None:
         """The storage has that of the file; None: nothing of it any more."""
@@ -61,7 +67,7 @@ class Directory:
         if file.live:
             self._note_moved(file)
             if stat is not None and not file.moved:
-                file.scratch = None  # stored, a file like any other
+                file.scratch = file.over = None  # stored, a file like any other
 
     def end(self, file: File, life: Life) -> None:
         """The file is not what its id leads to any more."""

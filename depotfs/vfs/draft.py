@@ -34,25 +34,24 @@ class Draft:
 
     Attributes:
         file: the spool file with the whole content.
-        base: what is stored where the file is shown and its commit is conditional on; None: nothing is.
         modified: seconds since the epoch, as it will be stored.
         changed: there is something to commit: bytes, a size, or the very existence of the file.
         written: bytes were written since the last commit (a close then commits, see the contract).
         attempts: ids of the commits that were tried and may have landed though their reply was lost.
         places: file ids that those attempts went to.
         failures: commits of these very bytes that failed for causes that can pass, in a row.
+        unverified: it is an earlier daemon's, and its bytes were not compared with what was promised.
         storing: the bytes are being read for a commit or flushed: who wants to change them waits for the file's lock.
         sealed_earlier: an earlier state that was acknowledged: it lands if we die before `file` is sealed.
     """
 
     __slots__ = (
-        "attempts", "base", "changed", "failures", "file", "modified", "phase", "places", "sealed_earlier", "storing",
-        "written",
+        "attempts", "changed", "failures", "file", "modified", "phase", "places", "sealed_earlier", "storing",
+        "unverified", "written",
     )  # fmt: skip
 
-    def __init__(self, file: SpoolFile, base: FileStat | None, *, changed: bool) -> None:
+    def __init__(self, file: SpoolFile, *, changed: bool) -> None:
         self.file = file
-        self.base = base
         self.modified = int(time.time())
         self.changed = changed
         self.written = False
@@ -61,6 +60,7 @@ class Draft:
         self.failures = 0
         self.phase = Phase.WRITABLE
         self.storing = False
+        self.unverified = False
         self.sealed_earlier: SpoolFile | None = None
 
     @property

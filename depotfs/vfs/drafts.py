@@ -91,7 +91,8 @@ class Drafts:
             name: the plain or scratch name that it is made by.
         Raises: SpoolFull, OSError of the disk.
         """
-        file.draft = Draft(self._new_spool_file(file, base, name), base, changed=True)
+        file.over = base
+        file.draft = Draft(self._new_spool_file(file, name), changed=True)
 
     async def begin(self, file: File, keep: int | None) -> None:
         """Makes a draft with the first `keep` bytes of what the storage has (None: all).
@@ -151,7 +152,7 @@ class Drafts:
                 return
             old = draft.file
             size = old.size if keep is None else min(keep, old.size)
-            copy = self._new_spool_file(file, draft.base, old.target.name)
+            copy = self._new_spool_file(file, old.target.name)
             try:
                 await _copy(old.fd, copy, size)
             except BaseException:
@@ -164,7 +165,7 @@ class Drafts:
 
     async def _copied(self, file: File, size: int, *, changed: bool) -> Draft:
         """A draft with the first `size` bytes of the file, and its time."""
-        draft = Draft(await self._spooled(file, size), _replaced_by(file), changed=changed)
+        draft = Draft(await self._spooled(file, size), changed=changed)
         if file.stat is not None:
             draft.modified = file.stat.metadata.modified
         return draft
@@ -172,7 +173,7 @@ class Drafts:
     async def _spooled(self, file: File, size: int) -> SpoolFile:
         """A new spool file with the first `size` bytes of the file."""
         name = None if file.scratch is None else file.scratch.decode()
-        spooled = self._new_spool_file(file, _replaced_by(file), name)
+        spooled = self._new_spool_file(file, name)
         try:
             if size:
                 await self._fill(spooled, file, size)
@@ -182,8 +183,8 @@ class Drafts:
             raise
         return spooled
 
-    def _new_spool_file(self, file: File, base: FileStat | None, name: str | None) -> SpoolFile:
-        volume = file.volume
+    def _new_spool_file(self, file: File, name: str | None) -> SpoolFile:
+        volume, base = file.volume, file.base
         metadata = base.metadata if base else None
         target = Target(
             storage=volume.name,
@@ -209,11 +210,6 @@ class Drafts:
         while offset < size:
             data = await content.read(offset, min(_PIECE, size - offset))
             offset += spooled.pwrite(data, offset)
-
-
-def _replaced_by(file: File) -> FileStat | None:
-    """What is stored where the file is shown, and a commit of it would replace."""
-    return file.volume.directory.stored_at_free(file.file_id) if file.moved else file.stat
 
 
 async def _copy(source: int, file: SpoolFile, size: int) -> None:

@@ -116,11 +116,13 @@ class Editing:
         draft = file.draft
         if draft is None or not draft.changed or not draft.writable or not file.live:
             return
+        await self._committer.make_way(file, file.file_id)
         async with file.lock:
             if file.draft is draft and file.live and draft.writable:
                 self._committer.seal(file)
 
     async def _promise(self, file: File, draft: Draft, *, durable: bool) -> None:
+        await self._committer.make_way(file, file.file_id)  # a crash would store it over a moved file's only copy
         async with file.lock:
             if file.draft is not draft or not file.live:
                 return

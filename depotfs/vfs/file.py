@@ -72,6 +72,7 @@ class File:
         scratch: the scratch name by which it is listed until it is stored under `file_id`, None for all others.
         stat: what the storage has of it, as far as known, and where (`stat.file_id`); None for a file that is not
             stored, or of which `entry` alone is known.
+        over: what else is stored under `file_id`, and will be replaced by this file: None for nothing.
         entry: what a listing told, where it did not tell all.
         fresh_until: trio time up to which `stat` need not be asked for again.
         draft: bytes that the storage does not have yet.
@@ -84,7 +85,7 @@ class File:
 
     __slots__ = (
         "_uses", "content", "draft", "entry", "file_id", "fresh_until", "handles", "leaving", "life", "lock", "lookups",
-        "names", "node_id", "pins", "scratch", "stat", "volume",
+        "names", "node_id", "over", "pins", "scratch", "stat", "volume",
     )  # fmt: skip
 
     def __init__(self, volume: Volume, file_id: FileId, scratch: bytes | None = None) -> None:
@@ -93,6 +94,7 @@ class File:
         self.file_id = file_id
         self.scratch = scratch
         self.stat: FileStat | None = None
+        self.over: FileStat | None = None
         self.entry: FileEntry | None = None
         self.fresh_until = -1.0
         self.draft: Draft | None = None
@@ -138,9 +140,7 @@ class File:
     @property
     def base(self) -> FileStat | None:
         """What is stored under the id where it is shown, as far as known: what other content would replace there."""
-        if self.draft is not None:
-            return self.draft.base
-        return None if self.moved else self.stat
+        return self.over if self.stat is None or self.moved else self.stat
 
     @property
     def owes(self) -> bool:

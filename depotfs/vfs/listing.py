@@ -92,7 +92,7 @@ class Listing:
 
     async def _still(self, name: bytes, file: File) -> File | None:
         """The file that this name, known to this mount when the listing began, leads to now."""
-        if file.live and _name_of(file) == name:
+        if self.volume.directory.find(file.file_id) is file and _name_of(file) == name:
             return file
         return await lookup.find(self.volume, name)
 

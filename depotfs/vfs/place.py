@@ -45,7 +45,7 @@ class Place:
 def own_place(file: File, draft: Draft) -> Place:
     """Where the file is shown."""
     name = draft.file.target.name if file.scratch is None else file.scratch.decode()
-    return Place(file.file_id, draft.base, name)
+    return Place(file.file_id, file.base, name)
 
 
 def called(name: Name) -> str | None:

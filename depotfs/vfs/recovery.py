@@ -32,11 +32,13 @@ def _show(spooled: SpoolFile, volume: Volume, committer: Committer) -> None:
     if older is not None:
         _replace(older, committer)
     file = volume.add(target.file_id, scratch)
-    draft = file.draft = Draft(spooled, _base(target), changed=True)
+    file.over = _base(target)
+    draft = file.draft = Draft(spooled, changed=True)
     if spooled.staged:
         committer.drafts.stage(volume)
     draft.modified = target.modified or draft.modified
     draft.acknowledge()
+    draft.unverified = True
     draft.failures = 1  # it may have landed: that is looked for first
     draft.attempts.add(target.commit)
     draft.places.add(target.file_id)

@@ -66,6 +66,8 @@ class Removing:
         self._drafts.stage(volume)
         if file.moved and stat is not None:
             await self._remove_unless_needed(file, stat.file_id, stat.version)
+            if file.over is not None:
+                await self._remove_unless_needed(file, file.file_id, file.over.version)
         elif _may_be_stored(file):
             await self._remove_unless_needed(file, file.file_id, ANY)
         if draft is not None and draft.may_have_landed:

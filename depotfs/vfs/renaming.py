@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from depotfs.errors import AlreadyStored, FileNotStored, InvalidName, VersionChanged
-from depotfs.types import FileId
+from depotfs.types import FileId, FileStat
 from depotfs.vfs import lookup
 from depotfs.vfs.committing import Committer, Outcome
 from depotfs.vfs.draft import Draft
@@ -92,12 +92,13 @@ class Renaming:
     async def _to_scratch(self, source: File, raw: bytes, name: Name, target: File | None) -> None:
         """Nothing changes in the storage yet: a stored file is moved when its delay ends, or the mount."""
         volume, file_id = source.volume, name.ids[0]
+        place = Place(file_id, _stored_at(volume, target, file_id), name.text)
+        await self._committer.make_way(source, file_id)
         async with self._leaving(target), source.lock:  # a commit to where it was has ended
             if source.draft is not None:
-                base = target.base if target is not None else volume.directory.stored_at_free(file_id)
-                self._promise_scratch(source, source.draft, Place(file_id, base, name.text))
+                self._promise_scratch(source, source.draft, place)
             volume.knowledge.note_changed(source.file_id)
-            self._take_place(source, target, file_id, raw)
+            self._take_place(source, target, place, raw)
             if source.draft is None and source.moved:
                 self._committer.queue.schedule(source, volume.options.scratch_delay)
         await self._committer.sweep(volume)
@@ -110,7 +111,6 @@ class Renaming:
         else:
             self._committer.seal(source, place)
             queue.schedule(source, source.volume.options.scratch_delay)
-        draft.base = place.base
 
     # --- to an id or a plain name ----------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ class Renaming:
             own = source.stat is not None and source.stat.file_id == place.file_id
             if source.moved and own and source.draft is None:
                 self._committer.queue.cancel(source)  # it gets its own id back: nothing ever happened in the storage
-                self._take_place(source, target, place.file_id)
+                self._take_place(source, target, place)
             elif volume.options.background and source.draft is not None and not source.stored:
                 await self._promise_replacing(source, target, place)
             else:
@@ -145,10 +145,9 @@ class Renaming:
         draft = source.draft
         assert draft is not None
         await self._committer.seal_durably(source, place)
-        draft.base = place.base
         if target is not None and target.draft is not None:
             draft.supersede(target.draft)
-        self._take_place(source, target, place.file_id)
+        self._take_place(source, target, place)
         self._committer.queue.schedule(source, 0)
 
     async def _store_replacing(self, source: File, target: File | None, place: Place, *, replace: bool) -> None:
@@ -167,7 +166,7 @@ class Renaming:
                 if not races:
                     raise
                 place = dataclasses.replace(place, base=await source.volume.remote.find(place.file_id))
-        self._take_place(source, target, place.file_id)
+        self._take_place(source, target, place)
         if doubt is not None:
             raise doubt
 
@@ -180,17 +179,24 @@ class Renaming:
             self._committer.put_back(source, earlier, scheduled=scheduled)
             raise
 
-    def _take_place(self, source: File, target: File | None, file_id: FileId, scratch: bytes | None = None) -> None:
-        """The source is the file of that id, and nothing of it is left elsewhere once leftovers are swept."""
-        volume = source.volume
+    def _take_place(self, source: File, target: File | None, place: Place, scratch: bytes | None = None) -> None:
+        """The source is the file of that place, and nothing of it is left elsewhere once leftovers are swept."""
+        volume, file_id = source.volume, place.file_id
         if source.draft is not None:
             self._committer.abandon_attempts(source, source.draft, file_id)
+        if source.over is not None and source.file_id != file_id:
+            self._committer.abandon(source, source.over)
         meanwhile = volume.directory.find(file_id)  # by an alias a file can be made there during a rename
         for replaced in {target, meanwhile} - {None, source}:
             assert replaced is not None
             self._removing.replace(replaced)
-        volume.directory.move(source, file_id, scratch)
+        volume.directory.move(source, file_id, scratch, place.base)
         source.forget_uses()
+
+
+def _stored_at(volume: Volume, target: File | None, file_id: FileId) -> FileStat | None:
+    """What is stored under an id that is `target`'s, or under which nothing is shown."""
+    return target.base if target is not None else volume.directory.stored_at_free(file_id)
 
 
 def _place_of(name: Name, target: File | None, moved: File | None) -> Place:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from depotfs import disk
 from depotfs.errors import SpoolBusy, SpoolFull, SpoolUnreadable, StorageFull
 from depotfs.spool import Spool, SpoolFile, State
 from depotfs.spool import spool as spool_module
+from depotfs.spool.recovery import Record
 from tests.spool.targets import PHOTO, target
 from tests.spool.test_journal import largest_file
 
@@ -386,3 +390,135 @@ def test_a_spool_has_one_owner_and_dies_with_it(tmp_path: Path) -> None:
     assert spool.open() == []
     assert (tmp_path / "s" / "lock").read_text() == f"{os.getpid()}\n"
     spool.close()
+
+
+# --- what is left is what was promised -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("garbled", [True, False])
+def test_bytes_that_were_changed_on_the_disk_are_noticed(
+    running: Running, in_order: bool, durable: bool, garbled: bool
+) -> None:
+    file = running.spool.new_file(PHOTO)
+    pieces = [(b"first", 0), (b"second", 5)]
+    for data, offset in pieces if in_order else reversed(pieces):
+        file.pwrite(data, offset)
+    file.seal(PHOTO, durable=durable)
+    if garbled:
+        with (running.directory / file.path).open("r+b") as other:
+            other.seek(7)
+            other.write(b"X")
+    (left,) = running.restart()
+    assert left.state is State.SEALED
+    assert left.is_intact() is not garbled
+
+
+@pytest.mark.parametrize("change", ["cut", "grown", "overwritten", "copied"])
+def test_the_checksum_is_that_of_the_last_state(running: Running, change: str) -> None:
+    file = running.spool.new_file(PHOTO)
+    if change == "copied":
+        file.allot(6, 6)
+        os.pwrite(file.fd, b"copied", 0)
+    else:
+        file.pwrite(b"written in order", 0)
+    if change == "cut":
+        file.truncate(3)
+    elif change == "grown":
+        file.truncate(100)
+        file.pwrite(b"!", 100)
+    elif change == "overwritten":
+        file.pwrite(b"W", 0)
+    file.seal(PHOTO, durable=False)
+    (left,) = running.restart()
+    assert left.is_intact()
+    os.pwrite(left.fd, b"?", 1)
+    assert not left.is_intact()
+
+
+def test_a_journal_without_checksums_is_understood(running: Running) -> None:
+    file = running.spool.new_file(PHOTO)
+    file.pwrite(b"bytes", 0)
+    file._checksum.give_up()
+    running.spool._journal.append(
+        Record(file.number, "seal", State.SEALED, file._recorded_path, 5, target=PHOTO), durable=False
+    )
+    (left,) = running.restart()
+    assert (left.state, left.is_intact()) == (State.SEALED, True)
+
+
+def test_sealed_bytes_that_are_gone_are_named(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    file = running.spool.new_file(PHOTO)
+    file.pwrite(b"bytes", 0)
+    file.seal(PHOTO, durable=False)
+    os.unlink(file.path)
+    assert running.restart() == []
+    assert f"spool file {file.number}, {PHOTO.filename!r} (5 bytes)" in caplog.text
+
+
+def test_what_is_sealed_or_held_at_an_orderly_end_survives_a_reboot(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed, held = running.spool.new_file(PHOTO), running.spool.new_file(PHOTO)
+    for file in (sealed, held):
+        file.pwrite(b"bytes", 0)
+        file.seal(PHOTO, durable=False)
+    held.hold("lost a race")
+    running.spool.make_durable()
+    monkeypatch.setattr(spool_module, "_boot_id", lambda: "another")
+    assert [(file.state, file.reason) for file in running.restart()] == [
+        (State.SEALED, ""),
+        (State.HELD, "lost a race"),
+    ]
+
+
+def test_after_a_flush_that_failed_the_bytes_are_written_again(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel takes pages that it could not write for clean."""
+    file = running.spool.new_file(PHOTO)
+    file.pwrite(b"bytes", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "sync_file", _broken)
+        with pytest.raises(OSError, match="broken"):
+            file.seal(PHOTO, durable=True)
+    assert file.state is State.OPEN
+    written: list[int] = []
+    pwrite = os.pwrite
+
+    def noted(fd: int, data: bytes, offset: int) -> int:
+        written.append(len(data))
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", noted)
+    file.seal(PHOTO, durable=True)
+    assert sum(written) == 5
+
+
+def _broken(*_: object) -> None:
+    raise OSError(5, "broken")
+
+
+def test_files_that_wait_hold_no_descriptor_and_a_limit_costs_only_the_call(running: Running) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, limits[1]))
+    try:
+        for number in range(100):
+            file = running.spool.new_file(PHOTO)
+            file.pwrite(b"%d" % number, 0)
+            file.seal(PHOTO, durable=number % 2 == 0)
+            file.close()
+        opened: list[SpoolFile] = []
+        with pytest.raises(OSError, match="Too many open files") as raised:
+            opened.extend(running.spool.new_file(PHOTO) for _ in range(100))
+        assert raised.value.errno == errno.EMFILE
+        for file in running.spool.files()[100:]:
+            file.discard()
+            file.close()
+        for number, file in enumerate(running.spool.files()):
+            assert file.pread(3, 0) == b"%d" % number
+            file.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(running.restart()) == 100

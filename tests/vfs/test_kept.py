@@ -92,6 +92,34 @@ def test_a_name_that_was_renamed_away_does_not_come_back_when_a_write_fails(tmp_
     assert content(storage, ".x") in (b"old", b"new")
 
 
+@pytest.mark.parametrize("way", ["close", "flush", "rename"])
+def test_a_promise_to_replace_a_backup_comes_after_the_promise_to_keep_it(tmp_path: Path, way: str) -> None:
+    storage = Faulty()
+    put(storage, "a.txt", b"backup")
+
+    async def crash(tree: Tree, storage: Faulty) -> None:
+        await rename(tree, "a.txt", "a.txt~")
+        storage.failures["put"] = [StorageUnavailable("away")] * 99
+        if way == "rename":
+            await tree.write_file(".new", b"new")
+            await rename(tree, ".new", "a.txt")
+        elif way == "close":
+            await tree.write_file("a.txt", b"new")
+        else:
+            await tree.fs.flush(await tree.create("a.txt"))
+        raise Crash
+
+    async def again(tree: Tree, storage: Faulty) -> None:
+        assert await tree.read_file("a.txt") == (b"" if way == "flush" else b"new")
+        assert await tree.read_file("a.txt~") == b"backup"
+
+    with pytest.raises(ExceptionGroup):
+        on_tree(crash, tmp_path, background=True, storage=storage)
+    storage.failures.clear()
+    on_tree(again, tmp_path, background=True, storage=storage)
+    assert (content(storage, "a.txt~")) == b"backup"
+
+
 def test_what_was_made_in_the_place_of_a_backup_leaves_nothing_there_when_it_is_renamed(tmp_path: Path) -> None:
     storage = Faulty()
     put(storage, "a.txt", b"old")
@@ -369,6 +397,30 @@ def test_a_close_is_answered_in_time_and_what_it_owes_is_stored_later(tmp_path: 
         await tree.fs.release(fh)
 
     on_tree(check, tmp_path, storage=storage)
+
+
+def test_what_an_earlier_daemon_left_is_stored_only_if_it_is_what_was_promised(tmp_path: Path) -> None:
+    storage = Faulty()
+
+    async def crash(tree: Tree, storage: Faulty) -> None:
+        storage.failures["put"] = [StorageUnavailable("away")] * 9
+        for name in ("a.txt", "b.txt"):
+            await tree.write_file(name, b"promised")
+        os.pwrite(tree.spool.files()[0].fd, b"garbled!", 0)
+        raise Crash
+
+    async def check(tree: Tree, storage: Faulty) -> None:
+        with pytest.raises((ContentDamaged, FileNotStored)):
+            await tree.read_file("a.txt")
+        assert await tree.read_file("b.txt") == b"promised"
+        (held,) = [file for file in tree.spool.files() if file.state is State.HELD]
+        assert "not those that were written" in held.reason
+
+    with pytest.raises(ExceptionGroup):
+        on_tree(crash, tmp_path, background=True, storage=storage)
+    storage.failures.clear()
+    on_tree(check, tmp_path, background=True, storage=storage)
+    assert (content(storage, "a.txt"), content(storage, "b.txt")) == (None, b"promised")
 
 
 # --- large files ----------------------------------------------------------------------------------------------------
