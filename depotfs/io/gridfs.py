@@ -12,12 +12,12 @@ from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import OperationFailure, PyMongoError
 
-from depotfs.errors import FileNotStored, InvalidMetadata, VersionChanged
+from depotfs.errors import AlreadyStored, FileNotStored, InvalidMetadata, StorageUnavailable, VersionChanged
 from depotfs.io.content import Content, StreamContent
 from depotfs.io.gridfs_commit import Commit, check_expected, now
 from depotfs.io.gridfs_connection import Connection, Target
 from depotfs.io.gridfs_documents import OWN, Document, FilesDocument, content_filter, key_of, upload_of
-from depotfs.io.gridfs_errors import code_of, leaves_doubt, translated
+from depotfs.io.gridfs_errors import CURSOR_ENDED, code_of, leaves_doubt, translated
 from depotfs.io.gridfs_reader import GridFSReader
 from depotfs.io.gridfs_swap import Upload, delete_chunks, finish, settled
 from depotfs.io.gridfs_sweep import sweep
@@ -28,7 +28,6 @@ from depotfs.io.reader import ContentReader, ReaderStream
 from depotfs.io.times import format_stored
 from depotfs.types import ABSENT, ANY, PRESENT, Expected, FileEntry, FileId, FileMetadata, FileStat
 
-_CURSOR_NOT_FOUND: Final = 43
 _UUID_PATTERN: Final = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _ORPHAN_AGE: Final = 86_400.0
 """Seconds: no upload is at work for longer than a day."""
@@ -44,7 +43,7 @@ class GridFSStorage(NativeStorage):
     Needs MongoDB 4.2; from 4.4 on copies are made in the server. A file's UUID is stored as a string `_id`.
     Stored content is in the server's journal when a call returns, unless the URI says `journal=false`. Read and
     write concern, read preference and time limits are the URI's; where it has no limits, a server that cannot be
-    found is given up after 10 s, one that does not answer after 60 s.
+    found is given up after 2.5 s, one that does not answer after 60 s.
 
     Args:
         mongouri: names a database: `mongodb://host/database`. Nothing is sent to it before the first use.
@@ -63,6 +62,9 @@ class GridFSStorage(NativeStorage):
 
     def identity(self) -> str:
         return f"gridfs:{self._target.hosts}/{self._target.database}/{self._collection}"
+
+    def limit_calls(self, seconds: float | None) -> None:
+        self._connection.limit(seconds)
 
     def close(self) -> None:
         self._connection.close()
@@ -94,17 +96,20 @@ class GridFSStorage(NativeStorage):
     def _scan(self, keys: Document) -> Iterator[FileEntry]:
         """Entries of the files whose `_id` matches, in the order of `_id`."""
         with self._doing("Files cannot be listed"):
-            while True:
+            before = None
+            while before != keys:
+                before = keys
                 files = self._connection.collections().files
                 try:
                     for raw in files.find({"_id": keys}).sort("_id").batch_size(PAGE):
                         keys = {**keys, "$gt": raw["_id"]}
                         yield _entry_of(FilesDocument(raw))
                 except OperationFailure as error:
-                    if code_of(error) != _CURSOR_NOT_FOUND:  # the server forgets a cursor that rests for 10 minutes
+                    if code_of(error) not in CURSOR_ENDED:
                         raise
                 else:
                     return
+            raise StorageUnavailable(f"The listing of {self.identity()} does not move on")
 
     def open_content(self, file: FileId | FileStat) -> ContentReader:
         """As `FileStorage.open_content`. Of a stat, its version is asked for by the first read, not here."""
@@ -164,14 +169,31 @@ class GridFSStorage(NativeStorage):
         """The chunks that `send` uploads are the file's content; `send` returns their md5, "" where it is unknown."""
         _check_text(metadata.filename, metadata.content_type)
         with self._doing(f"File {file_id} cannot be stored"):
-            decision = Commit(self._connection.collections(), key_of(file_id), expect, self._file(file_id))
-            upload = decision.begin()
+            collections = self._connection.collections()
+            decision = Commit(collections, key_of(file_id), expect, self._file(file_id))
             try:
-                md5 = send(upload, decision.occupied)
-            except BaseException:
-                upload.discard()
-                raise
-            return decision.decide(upload, metadata, md5=md5, commit=commit).stat()
+                return self._decided(decision, send, metadata, commit).stat()
+            except (AlreadyStored, FileNotStored, VersionChanged):
+                # Perhaps by this very commit, in a call before this one whose reply was lost.
+                document = settled(collections, key_of(file_id)) if commit else None
+                if document is None or document.commit != commit:
+                    raise
+                return document.stat()
+
+    def _decided(
+        self,
+        decision: Commit,
+        send: Callable[[Upload, Callable[[], None]], str],
+        metadata: FileMetadata,
+        commit: str,
+    ) -> FilesDocument:
+        upload = decision.begin()
+        try:
+            md5 = send(upload, decision.occupied)
+        except BaseException as error:
+            upload.discard(error)
+            raise
+        return decision.decide(upload, metadata, md5=md5, commit=commit)
 
     def update(
         self,
@@ -215,7 +237,8 @@ class GridFSStorage(NativeStorage):
             collections = self._connection.collections()
             raw = None if expect == ABSENT else _twice(lambda: collections.files.find_one_and_delete(where))
             if raw is not None:
-                delete_chunks(collections, FilesDocument(raw))
+                with suppress(PyMongoError):  # the file is gone: what cannot be deleted now is an orphan for `sweep`
+                    delete_chunks(collections, FilesDocument(raw))
             elif not any_version or expect == ABSENT:
                 document = settled(collections, key)
                 if document is not None:

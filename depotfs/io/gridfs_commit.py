@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -19,7 +21,9 @@ from depotfs.io.times import format_stored
 from depotfs.types import ABSENT, ANY, PRESENT, Expected, FileMetadata
 
 _ROUNDS: Final = 100
-"""Times that a commit which takes whatever is there loses to another one before it gives up."""
+_PAUSE: Final = 0.001
+"""Times that a commit which takes whatever is there loses to another one before it gives up, and the seconds that it
+waits after the first, which grow: 5 in all."""
 
 
 class Commit:
@@ -59,12 +63,14 @@ class Commit:
         own = {name: value for name, value in (("md5", md5), ("commit", commit)) if value}
         fields = _fields(metadata, upload.size)
         doubted = False
-        for _ in range(_ROUNDS):
+        for lost in range(_ROUNDS):
+            if lost:
+                time.sleep(random.uniform(0.5, 1.0) * _PAUSE * lost)
             try:
                 document = self._attempt(upload, fields, {"upload": upload.id, **own})
             except (DepotError, PyMongoError) as error:
                 if not leaves_doubt(error):
-                    upload.discard()
+                    upload.discard(error)
                     raise
                 if doubted:
                     raise

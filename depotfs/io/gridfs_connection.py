@@ -17,16 +17,19 @@ from depotfs.errors import ConfigurationError
 from depotfs.io.gridfs_documents import Document
 
 _DEFAULTS: dict[str, Any] = {
-    "serverSelectionTimeoutMS": 10_000,
+    "serverSelectionTimeoutMS": 2_500,
     "connectTimeoutMS": 10_000,
     "socketTimeoutMS": 60_000,
     "serverMonitoringMode": "poll",
 }
 """Where the URI says nothing: pymongo's own would wait 30 s for a server and forever for an answer (milliseconds).
 
+2.5 s are five looks at a server that is about to be there again; whoever can wait for longer asks again.
 Polled, a server is looked at anew half a second after an error; a monitor that listens instead leaves it alone for
 10 s after a refused login, and so long would each call take to say so (measured).
 """
+_FILES = ("tlscafile", "tlscertificatekeyfile", "tlscrlfile")
+"""Options that are paths."""
 _CODEC: CodecOptions[Document] = CodecOptions(
     tz_aware=False,
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # a date outside of the years 1 to 9999 breaks no listing
@@ -47,7 +50,10 @@ class Target:
     def __init__(self, uri: str) -> None:
         if not isinstance(uri, str) or not uri.startswith(("mongodb://", "mongodb+srv://")):
             raise ConfigurationError("mongouri must begin with mongodb:// or mongodb+srv://")
-        split = urlsplit(uri)
+        try:
+            split = urlsplit(uri)
+        except ValueError:
+            raise ConfigurationError("mongouri is no URI: what stands for the host is none") from None
         if "@" in split.path + split.fragment or ("@" in split.query and "@" not in split.netloc):
             # Before anything of it is named in a message: what is taken for the host is the user and the password.
             raise ConfigurationError("mongouri has a user or password with / ? # or @ that is not percent-encoded")
@@ -59,18 +65,25 @@ class Target:
             raise ConfigurationError(f"mongouri names no database: mongodb://{self.hosts}/DATABASE is wanted")
         if self.options.get("w") == "0":
             raise ConfigurationError("mongouri says w=0: writes that nobody acknowledges cannot be conditional")
-        if split.scheme == "mongodb":
-            try:
-                pymongo.uri_parser.parse_uri(uri, validate=True, warn=False)
-            except (pymongo.errors.PyMongoError, ValueError) as error:
-                raise ConfigurationError(f"mongouri is wrong: {error}") from None
+        try:  # what is a name for a name server does for a host here, without asking one
+            pymongo.uri_parser.parse_uri(uri.replace("mongodb+srv://", "mongodb://", 1), validate=True, warn=False)
+        except (pymongo.errors.PyMongoError, ValueError) as error:
+            raise ConfigurationError(f"mongouri is wrong: {error}") from None
+        except OSError as error:
+            named = ", ".join(self.options[name] for name in _FILES if name in self.options)
+            raise ConfigurationError(f"mongouri is wrong: {error.strerror} ({named})") from None
 
-    def client(self) -> MongoClient[Document]:
-        """A client that has not connected yet."""
+    def client(self, seconds: float | None = None) -> MongoClient[Document]:
+        """A client that has not connected yet; `seconds` is a limit for each of its operations, None for none."""
         given = {name for name in _DEFAULTS if name.lower() in self.options}
-        if "timeoutms" in self.options:  # one limit for each whole call: it takes the place of the socket's
+        told = [int(self.options["timeoutms"])] if self.options.get("timeoutms", "").isdecimal() else []
+        if seconds is not None:
+            told.append(max(1, int(seconds * 1000)))
+        if told:  # one limit for each whole operation: it takes the place of the socket's
             given.add("socketTimeoutMS")
         limits: dict[str, Any] = {name: value for name, value in _DEFAULTS.items() if name not in given}
+        if shorter := min(filter(None, told), default=None):
+            limits["timeoutMS"] = shorter
         return MongoClient(self.uri, connect=False, appname="depotfs", **limits)
 
 
@@ -80,11 +93,12 @@ class Collections:
     Attributes:
         files: files documents; chunks: chunk documents;
         deciding: `files`, read at the primary; what is written there is on the server's disk, with all that was
-            written before it, when the write returns.
+            written before it, when the write returns;
+        shorter: by how many powers of two inserts of chunks are shorter than usual, since one took too long.
     """
 
-    def __init__(self, target: Target, name: str) -> None:
-        self.client = target.client()
+    def __init__(self, target: Target, name: str, seconds: float | None = None) -> None:
+        self.client = target.client(seconds)
         database = self.client.get_database(target.database, codec_options=_CODEC)
         self.files: Collection[Document] = database[name]["files"]
         self.chunks: Collection[Document] = database[name]["chunks"]
@@ -93,6 +107,7 @@ class Collections:
             # A standalone server, killed, would else lose up to 100 ms of what it had acknowledged.
             concern = WriteConcern(**{**concern.document, "j": True})
         self.deciding = self.files.with_options(write_concern=concern, read_preference=ReadPreference.PRIMARY)
+        self.shorter = 0
         self._indexed = False
 
     def ensure_indexes(self) -> None:
@@ -108,14 +123,21 @@ class Connection:
 
     def __init__(self, target: Target, name: str) -> None:
         self._target, self._name = target, name
+        self._seconds: float | None = None
         self._by_process: dict[int, Collections] = {}
+
+    def limit(self, seconds: float | None) -> None:
+        """Each operation from now on ends within so many seconds, None: within what the URI says."""
+        if seconds != self._seconds:
+            self._seconds = seconds
+            self.close()
 
     def collections(self) -> Collections:
         """Those of this process. No lock: one that a fork copied while it was held would hang the child."""
         process = os.getpid()
         found = self._by_process.get(process)
         if found is None:
-            made = Collections(self._target, self._name)
+            made = Collections(self._target, self._name, self._seconds)
             found = self._by_process.setdefault(process, made)  # atomic: one of several threads wins
             if found is not made:
                 made.client.close()

@@ -78,6 +78,12 @@ class FilesDocument:
         return self._own.get("old")
 
     @property
+    def commit(self) -> str:
+        """The id that the caller gave to the commit of this content, "" where there is none."""
+        commit = self._own.get("commit")
+        return commit if isinstance(commit, str) else ""
+
+    @property
     def version(self) -> str:
         """Names the content: the upload's id, or what other programs' content is told apart by."""
         if self.upload is not None:
@@ -102,7 +108,6 @@ class FilesDocument:
         # With the digest, since other programs change metadata without counting.
         revision = f"{self.version}.{_integer(self._own.get('revision')) or 0}.{digest:08x}"
         changed = max(_in_calendar(self.raw.get("uploadDate")), _in_calendar(self._own.get("changed")))
-        commit = self._own.get("commit")
         return FileStat(
             file_id=file_id,
             size=size,
@@ -110,7 +115,7 @@ class FilesDocument:
             revision=revision,
             metadata=metadata,
             changed_ns=changed * 10**6,
-            commit=commit if isinstance(commit, str) else "",
+            commit=self.commit,
             checksum=self._checksum(),
         )
 

@@ -24,6 +24,8 @@ A remove deletes the files document, then the chunks. Crash between them: no fil
 from __future__ import annotations
 
 import hashlib
+import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final
@@ -31,9 +33,9 @@ from typing import Any, Final
 from bson import ObjectId
 from bson.binary import Binary
 from pymongo import ReadPreference
-from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, NetworkTimeout, OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
-from depotfs.errors import ContentDamaged
+from depotfs.errors import ContentDamaged, StorageUnavailable
 from depotfs.io.content import Content
 from depotfs.io.gridfs_connection import Collections
 from depotfs.io.gridfs_documents import CHUNK_SIZE, OWN, Document, FilesDocument
@@ -41,6 +43,14 @@ from depotfs.io.gridfs_errors import is_duplicate, leaves_doubt
 
 BATCH: Final = 32 * CHUNK_SIZE
 """Bytes of one insert of chunks: just below 8 MiB, where mongod was measured fastest. Memory holds it three times."""
+_COPIED: Final = 256
+"""Chunks that the server copies at once: it takes half a second (measured), and limits are those of a step."""
+_SHORTER: Final = 2
+_SHORTEST: Final = 5
+"""By how many powers of two the next insert is shorter after one that took too long, and by how many at most."""
+_SWAPS: Final = 20
+_PAUSE: Final = 0.01
+"""Swaps of others that are finished on the way to a file at rest, and the seconds before the second one, which grow."""
 _MOVES: Final = 8
 """Times that chunks in the way are moved aside in one swap; more than one means uploads of one id all the time."""
 
@@ -54,6 +64,7 @@ class Upload:
     """
 
     def __init__(self, collections: Collections, key: Any, *, staged: bool) -> None:
+        self._collections = collections
         self.id = ObjectId()
         self.key = key
         self.place: Any = self.id if staged else key
@@ -78,7 +89,7 @@ class Upload:
         Args:
             occupied: called when another chunk holds the place of one; it may raise to give up.
         """
-        while data := content.read(BATCH):
+        while data := content.read(self._batch()):
             self._md5.update(data)
             self._insert(list(self._documents(data)), occupied)
             self.size += len(data)
@@ -86,13 +97,18 @@ class Upload:
         if content.size is not None and content.size != self.size:
             raise ContentDamaged(f"{self.size} bytes came of content of {content.size} bytes")
 
+    def _batch(self) -> int:
+        """Bytes of the next insert: whole chunks."""
+        return max(BATCH >> self._collections.shorter, CHUNK_SIZE) // CHUNK_SIZE * CHUNK_SIZE
+
     def copy(self, key: Any, source: ObjectId, size: int, occupied: Callable[[], None]) -> bool:
         """The chunks are those of another upload, at `key` or its own id, copied in the server.
 
         False, and nothing is uploaded, where the server cannot or where the source is not whole or at rest.
         """
         try:
-            self._merge(key, source)
+            for first in range(0, -(-size // CHUNK_SIZE), _COPIED):
+                self._merge(key, source, first)
         except OperationFailure as error:
             if leaves_doubt(error):
                 raise
@@ -110,10 +126,11 @@ class Upload:
             return False
         return True
 
-    def _merge(self, key: Any, source: ObjectId) -> None:
+    def _merge(self, key: Any, source: ObjectId, first: int) -> None:
         ours = {"files_id": self.place, OWN: self.id}
+        numbers = {"$gte": first, "$lt": first + _COPIED}
         stages: list[Document] = [
-            {"$match": {"files_id": {"$in": [key, source]}, OWN: source}},
+            {"$match": {"files_id": {"$in": [key, source]}, "n": numbers, OWN: source}},
             {"$project": {"_id": 0, "n": 1, "data": 1, **{name: {"$literal": value} for name, value in ours.items()}}},
             {"$merge": {"into": self._chunks.name, "whenMatched": "fail"}},
         ]
@@ -128,6 +145,10 @@ class Upload:
     def _insert(self, documents: list[Document], occupied: Callable[[], None]) -> None:
         try:
             self._chunks.insert_many(documents)
+        except NetworkTimeout:
+            # A slow line: what is stored later is sent in shorter pieces.
+            self._collections.shorter = min(self._collections.shorter + _SHORTER, _SHORTEST)
+            raise
         except BulkWriteError as error:
             if self.staged or not is_duplicate(error):
                 raise
@@ -147,20 +168,29 @@ class Upload:
             self.place = self.id
             self._chunks.update_many({"files_id": self.key, OWN: self.id}, {"$set": {"files_id": self.id}})
 
-    def discard(self) -> None:
-        """The chunks are gone, as far as the server can be reached: else `sweep` deletes them."""
+    def discard(self, because: BaseException | None = None) -> None:
+        """The chunks are gone, as far as the server can be reached: else `sweep` deletes them.
+
+        Args:
+            because: why; if it is that no server was found, none is looked for again.
+        """
+        if isinstance(because, ServerSelectionTimeoutError):
+            return
         with suppress(PyMongoError):
             self._chunks.delete_many({"files_id": {"$in": [self.key, self.id]}, OWN: self.id})
 
 
 def settled(collections: Collections, key: Any) -> FilesDocument | None:
-    """The files document of the key, None where there is none; no swap is under way in it."""
-    while True:
+    """The files document of the key, None where there is none; no swap is under way in it. StorageUnavailable."""
+    for tried in range(_SWAPS):
+        if tried:
+            time.sleep(random.uniform(0.5, 1.0) * _PAUSE * tried)
         raw = collections.deciding.find_one({"_id": key})
         document = FilesDocument(raw) if raw is not None else None
         if document is None or not document.pending:
             return document
         finish(collections, document)
+    raise StorageUnavailable(f"File {key} is written by others all the time")
 
 
 def finish(collections: Collections, document: FilesDocument) -> None:
