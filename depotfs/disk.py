@@ -70,6 +70,13 @@ def free_space(path: str) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def limit_free(found: os.statvfs_result, room: int) -> os.statvfs_result:
+    """The same file system with no more free than that many bytes."""
+    blocks = room // found.f_frsize
+    bsize, frsize, size, free, available, *files = found
+    return os.statvfs_result((bsize, frsize, size, min(free, blocks), min(available, blocks), *files))
+
+
 @contextmanager
 def exclusive(path: str) -> Iterator[None]:
     """While inside, no other process or thread is inside for the same existing directory or file.

@@ -167,7 +167,7 @@ class Operations(pyfuse3.Operations):
 
     @_answer
     async def statfs(self, ctx: object) -> pyfuse3.StatvfsData:
-        found: os.statvfs_result = self._fs.statfs()
+        found = await self._fs.statfs()
         answer = pyfuse3.StatvfsData()
         for field in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail"):
             setattr(answer, field, getattr(found, field))

@@ -126,9 +126,14 @@ class Spool:
 
     def free_space(self) -> int:
         """Bytes that may still be written: what the disk has, at most what the limit leaves. Raises OSError."""
-        free = disk.free_space(self.directory)
+        free, room = disk.free_space(self.directory), self.room
+        return free if room is None else min(free, room)
+
+    @property
+    def room(self) -> int | None:
+        """Bytes that the limit leaves, None without one."""
         limit = self._budget.limit
-        return free if limit is None else max(0, min(free, limit - self._budget.used))
+        return None if limit is None else max(0, limit - self._budget.used)
 
     def files(self) -> list[SpoolFile]:
         """All files that are not done, oldest first."""

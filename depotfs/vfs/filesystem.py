@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
+from depotfs import disk
 from depotfs.cache import BlockCache
 from depotfs.catalog import Catalog
 from depotfs.errors import (
@@ -472,10 +473,14 @@ class DepotFilesystem:
             if failed:
                 raise StorageUnavailable(f"{failed} commits of {volume.name} failed, see the lines before")
 
-    def statfs(self) -> os.statvfs_result:
-        """Of the file system that new content goes to first: the default storage's own, or the spool's."""
-        first = next(iter(self.volumes.values()))
-        return os.statvfs(first.remote.storage.disk_path() or self._spool.directory)
+    async def statfs(self) -> os.statvfs_result:
+        """Of the file system that new content goes to first, the default storage's own or the spool's.
+
+        No more is free than the spool's limit leaves. StorageUnavailable past the deadline: it may hang.
+        """
+        remote = next(iter(self.volumes.values())).remote
+        found = await remote.ask(lambda: os.statvfs(remote.storage.disk_path() or self._spool.directory))
+        return found if self._spool.room is None else disk.limit_free(found, self._spool.room)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import pytest
 from depotfs.daemon import mountpoint
 from depotfs.daemon.exits import Exit
 from tests.cli.conftest import Command
+from tests.posix.place import opened
 
 
 def kill(command: Command, daemon: int) -> None:
@@ -71,3 +72,17 @@ def test_a_storage_path_that_cannot_be_used_does_not_keep_the_others_from_being_
             (command.mountpoint / "bad" / "a.txt").write_text("a")
     finally:
         assert command.umount().returncode in (Exit.OK, Exit.BYTES_KEPT)
+
+
+def test_df_shows_no_more_free_than_the_spool_may_take(command: Command) -> None:
+    (command.directory / "depotfs.yaml").write_text(
+        "storages: {default: {storage_path: files}}\nmount: {spool_size: 1MiB}\n"
+    )
+    command.mount()
+    found = os.statvfs(command.mountpoint)
+    assert found.f_bavail * found.f_frsize == 1 << 20
+    with opened(command.mountpoint / "default" / "one", os.O_CREAT | os.O_WRONLY) as fd:
+        os.write(fd, b"x" * (512 << 10))
+        found = os.statvfs(command.mountpoint)
+        assert found.f_bavail * found.f_frsize == 512 << 10
+    assert command.umount().returncode == 0
