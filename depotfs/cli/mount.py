@@ -11,6 +11,7 @@ from depotfs.cli.arguments import Subparsers, add_config, typed
 from depotfs.daemon import config, logs, mountpoint, nesting, notify, places
 from depotfs.daemon.background import run_in_background
 from depotfs.daemon.exits import CommandFailed, Exit
+from depotfs.daemon.secrets import find_secrets
 from depotfs.daemon.settings import Settings
 from depotfs.daemon.values import parse_log_level
 
@@ -54,7 +55,7 @@ def _serve(
         mountpoint.check(where)
         nesting.check(settings, where, log_file)  # what the dead mount hid
     sys.path[:] = [path for path in sys.path if not nesting.is_within(path, where)]  # `python -m` in the mountpoint
-    _set_up_log(settings.log_level, log_file)
+    _set_up_log(settings, log_file)
     # Late, so that a child in the background was forked before any SDK or event loop came to be.
     from depotfs.daemon.serve import serve
 
@@ -78,11 +79,12 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     )
 
 
-def _set_up_log(level: str, file: str | None) -> None:
+def _set_up_log(settings: Settings, file: str | None) -> None:
     try:
-        logs.set_up(level, file)
+        logs.set_up(settings.log_level, file, secrets=find_secrets(settings))
     except OSError as error:
-        raise CommandFailed(Exit.USAGE, f"The log file {file} cannot be opened: {error.strerror}") from None
+        sentence = f"The log file {file} cannot be opened: {error.strerror}"
+        raise CommandFailed(Exit.NO_PERMISSION, sentence) from None
 
 
 def _announce(settings: Settings, where: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from depotfs.daemon.logs import one_line
 from depotfs.spool import SpoolFile, State
 
 SHOWN: Final = 50
@@ -63,7 +64,7 @@ class KeptFile:
         """For people."""
         age = "" if self.changed is None else f", {duration(time.time() - self.changed)} old"
         why = f"{self.why.value}: {self.reason}" if self.reason else self.why.value
-        return f"{self.storage}/{self.filename}: {self.size} bytes{age}, spool file {self.number}, {why}"
+        return one_line(f"{self.storage}/{self.filename}: {self.size} bytes{age}, spool file {self.number}, {why}")
 
 
 def look(files: Iterable[SpoolFile], identities: Collection[str], unclosed: Collection[int]) -> list[KeptFile]:

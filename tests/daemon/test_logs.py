@@ -8,12 +8,17 @@ from pathlib import Path
 CODE = """
 import logging, sys
 from depotfs.daemon import logs
-logs.set_up("INFO", sys.argv[1] if sys.argv[1:] else None)
+logs.set_up("INFO", sys.argv[1] if sys.argv[1:] else None, secrets=["hush-hush", "hush-hush-1"])
 log = logging.getLogger("depotfs.part")
 log.debug("hidden")
-log.info("first\\nsecond")
+log.info("first\\r\\n  second")
 logging.getLogger("boto3").info("hidden too")
 logging.getLogger("boto3").warning("shown")
+log.info("\\x1b[31m %s of %s", "na\\u2028me\\udc80 \\u00e9", "hush-hush-1\\n")
+try:
+    raise KeyError("hush-hush")
+except KeyError:
+    log.exception("lost\\n")
 """
 
 
@@ -28,21 +33,28 @@ def run(stderr: Path, *arguments: str, journal: bool = False) -> str:
         return stderr.read_text()
 
 
-def test_on_stderr_they_have_time_and_level(tmp_path: Path) -> None:
+def test_each_message_is_a_line_with_time_and_level_and_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
     lines = run(tmp_path / "stderr").splitlines()
-    assert lines[0].endswith(" INFO first")
-    assert lines[0][:2] == "20"
-    assert lines[1] == "second"
-    assert lines[2].endswith(" WARNING shown")
-    assert len(lines) == 3
+    assert [line[24:] for line in lines[:4]] == [
+        "INFO first second",
+        "WARNING shown",
+        "INFO \\x1b[31m na me\\udc80 é of ***",
+        "ERROR lost",
+    ]
+    assert all(line.startswith("20") for line in lines[:4])
+    assert lines[4] == "Traceback (most recent call last):"
+    assert lines[-1] == "KeyError: '***'"
 
 
 def test_in_the_journal_each_line_has_its_priority(tmp_path: Path) -> None:
-    assert run(tmp_path / "stderr", journal=True) == "<6>first\n<6>second\n<4>shown\n"
+    lines = run(tmp_path / "stderr", journal=True).splitlines()
+    assert lines[:2] == ["<6>first second", "<4>shown"]
+    assert lines[3:5] == ["<3>lost", "<3>Traceback (most recent call last):"]
+    assert all(line.startswith("<3>") for line in lines[3:])
 
 
 def test_in_a_file_they_are_added_to_what_is_there(tmp_path: Path) -> None:
     file = tmp_path / "new" / "log"
     assert run(tmp_path / "stderr", str(file), journal=True) == ""
     assert run(tmp_path / "stderr", str(file)) == ""
-    assert file.read_text().count(" INFO first\nsecond\n") == 2
+    assert file.read_text().count(" INFO first second\n") == 2
