@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -52,7 +53,14 @@ def serve(settings: Settings, mountpoint: str, *, ready: Callable[[], None]) -> 
     Raises:
         CommandFailed, ConfigurationError: before anything was mounted.
     """
+    raise_file_limit()
     return trio.run(Daemon(settings, mountpoint, ready).run)
+
+
+def raise_file_limit() -> None:
+    """As many files may be open as this user may have: a shell's 1,024 are few where each open file takes one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Daemon:

@@ -43,8 +43,11 @@ EXPECTED: Final = frozenset(
 def find_errno(error: BaseException) -> int | None:
     """The errno that tells the caller what went wrong, None for an error that nobody expected.
 
-    An OSError of the local disk keeps its own errno.
+    An OSError of the local disk keeps its own errno; so does what ran out of descriptors, whatever it was then called:
+    the caller can wait until others have closed.
     """
+    if (lack := _find_lack(error)) is not None:
+        return lack
     for cause in type(error).__mro__:
         if cause in _TABLE:
             return _TABLE[cause]
@@ -52,4 +55,14 @@ def find_errno(error: BaseException) -> int | None:
         return errno.EIO
     if isinstance(error, OSError) and error.errno:
         return error.errno
+    return None
+
+
+def _find_lack(error: BaseException) -> int | None:
+    """EMFILE or ENFILE if that is what the error comes from."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
+            return cause.errno
+        cause = cause.__cause__ or cause.__context__
     return None

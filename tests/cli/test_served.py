@@ -1,7 +1,12 @@
 """The command with its real daemon: mounts that answer, refuse, crash and come back."""
 
+import errno
 import os
+import resource
 import signal
+import subprocess
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -86,3 +91,35 @@ def test_df_shows_no_more_free_than_the_spool_may_take(command: Command) -> None
         found = os.statvfs(command.mountpoint)
         assert found.f_bavail * found.f_frsize == 512 << 10
     assert command.umount().returncode == 0
+
+
+def open_until_refused(directory: Path, most: int) -> tuple[list[int], int]:
+    """Descriptors of new files, each with a byte; and the errno that ended it, 0 if none did."""
+    descriptors: list[int] = []
+    try:
+        for number in range(most):
+            descriptors.append(os.open(directory / f"{number}", os.O_CREAT | os.O_RDWR))
+            os.write(descriptors[-1], b"x")
+    except OSError as error:
+        return descriptors, error.errno or -1
+    return descriptors, 0
+
+
+@pytest.mark.parametrize(("hard", "expected"), [(2000, 0), (200, errno.EMFILE)])
+def test_as_many_files_are_open_as_the_user_may_have(command: Command, hard: int, expected: int) -> None:
+    """A shell's limit does not count; at the hard one the caller is told, and once others close all is well."""
+    limits = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (120, hard))
+    daemon = command.start("mount", "mnt", preexec_fn=limits, stdout=subprocess.PIPE)
+    assert daemon.stdout is not None
+    daemon.stdout.readline()
+    directory = command.mountpoint / "default"
+    descriptors, told = open_until_refused(directory, 300)
+    for fd in descriptors:
+        with suppress(OSError):  # at the limit its commit may have to wait, and says so
+            os.close(fd)
+    (directory / "later").write_text("fine")
+    assert (directory / "later").read_text() == "fine"
+    assert command.umount().returncode == 0
+    daemon.communicate(timeout=30)
+    assert told == expected
+    assert len(os.listdir(command.directory / "files")) in (len(descriptors) + 1, len(descriptors) + 2)

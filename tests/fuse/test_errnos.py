@@ -40,6 +40,14 @@ def test_errno(error: BaseException, code: int | None) -> None:
     assert find_errno(error) == code
 
 
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_without_descriptors_the_caller_is_told_so(code: int) -> None:
+    lack, vendors, ours = OSError(code, "too many"), ValueError("of an SDK"), errors.StorageUnavailable("unreachable")
+    vendors.__context__, ours.__cause__ = lack, vendors
+    assert find_errno(ours) == code
+    assert find_errno(lack) == code
+
+
 def test_no_error_of_ours_is_a_surprise() -> None:
     for _, cause in inspect.getmembers(errors, inspect.isclass):
         if issubclass(cause, errors.DepotError):
