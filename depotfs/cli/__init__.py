@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import depotfs
-from depotfs.cli import backup, check, mount, umount
+from depotfs.cli import backup, check, mount, status, umount
 from depotfs.daemon.exits import CommandFailed, Exit
 from depotfs.errors import ConfigurationError, DepotError, SpoolBusy
 
@@ -42,6 +42,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="depotfs", description="Stored files as files.")
     parser.add_argument("--version", action="version", version=f"depotfs {depotfs.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (mount, umount, check, backup):
+    for command in (mount, umount, status, check, backup):
         command.add_parser(commands)
     return parser

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -59,6 +59,11 @@ class KeptFile:
     def message(self) -> dict[str, Any]:
         """As plain values."""
         return {**asdict(self), "why": self.why.value}
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> KeptFile:
+        """What `message` told."""
+        return cls(**{**message, "why": Why(message["why"])})
 
     def line(self) -> str:
         """For people."""

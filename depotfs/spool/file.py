@@ -61,7 +61,7 @@ class SpoolFile:
         path: absolute path of the bytes while they are the spool's.
         size: bytes.
         target: where they go.
-        reason: why it is held, "" otherwise.
+        reason: why it is held, or why its last commit failed, "" otherwise.
     """
 
     __slots__ = (

@@ -416,6 +416,7 @@ class Committer:
             self._hold(file, draft, error)
             return
         draft.failures += 1
+        draft.file.reason = str(error)
         delay = draft.retry_delay if file.scratch is None else file.volume.options.scratch_delay
         self._report(file, draft, error, f"kept in the spool and tried again in {delay:g} s")
         self.queue.schedule(file, delay)

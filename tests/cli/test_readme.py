@@ -24,7 +24,7 @@ def test_its_exit_codes_are_those_of_the_command() -> None:
     assert rows == [(str(code.value), code.meaning) for code in Exit]
 
 
-@pytest.mark.parametrize("words", [("mount",), ("umount",), ("config", "check"), ("backup",)])
+@pytest.mark.parametrize("words", [("mount",), ("umount",), ("status",), ("config", "check"), ("backup",)])
 def test_its_synopsis_has_every_option(command: Command, words: tuple[str, ...]) -> None:
     synopsis = re.search(rf"^    depotfs {' '.join(words)} .*(?:\n     +.*)*", (ROOT / "README.md").read_text(), re.M)
     assert synopsis is not None
