@@ -1,5 +1,6 @@
 # make mount   everything from a fresh Debian or Ubuntu to a mounted ./mnt        make umount   ends it
 # make test    what the tests need, then lint, types and tests                    make lint     only lint and types
+# make sim     seeds of the simulation, all faults on, until one fails: make sim SEEDS=100000
 # make bench   speed beside the bare directory and bindfs                         make clean    what make made
 
 # The one of the packages below; or any other from 3.11 on: make mount PYTHON=python3.13
@@ -10,7 +11,9 @@ PIP := $(BIN)/pip install -q --disable-pip-version-check
 RUN_PACKAGES := fuse3 libfuse3-dev pkg-config gcc libc6-dev python3 python3-dev python3-venv
 TEST_PACKAGES := attr ca-certificates curl git rsync sqlite3 tar vim
 
-.PHONY: mount umount test lint bench clean
+SEEDS := 100000
+
+.PHONY: mount umount test sim lint bench clean
 
 mount: .venv/installed
 	@mkdir -p mnt 2>/dev/null || true  # fails on a dead mount, which mounting takes over
@@ -30,6 +33,9 @@ lint: .venv/installed-tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+sim: .venv/installed-tests
+	$(BIN)/python -m tests.simulation --jobs 2 --seeds $(SEEDS)
 
 bench: .venv/installed-tests
 	@$(call install,bindfs)

@@ -169,19 +169,26 @@ class Tree:
 
 
 @asynccontextmanager
-async def mounted(storage: FileStorage, directory: Path, options: VolumeOptions | None = None) -> AsyncIterator[Tree]:
-    """The tree serves while inside, with what an earlier one left behind; deferred commits are made at the end."""
+async def mounted(
+    storage: FileStorage, directory: Path, options: VolumeOptions | None = None, catalog: Catalog | None = None
+) -> AsyncIterator[Tree]:
+    """The tree serves while inside, with what an earlier one left behind; deferred commits are made at the end.
+
+    Args:
+        catalog: one that is open and stays so; None: one in `directory`.
+    """
     options = options or VolumeOptions()
     table = NodeTable()
     spool = Spool(str(directory / "spool"))
     left = spool.open()
-    catalog = Catalog(str(directory / "catalog"))
-    catalog.open()
+    own = Catalog(str(directory / "catalog"))
+    if catalog is None:
+        own.open()
     volume = Volume("docs", Remote(storage, deadline=10), options, table)
     notes = Notes()
     fs = DepotFilesystem(
         [volume], {"d": "docs"}, table,
-        spool=spool, cache=BlockCache(8 << 20), catalog=catalog, notifier=notes, options=options,
+        spool=spool, cache=BlockCache(8 << 20), catalog=catalog or own, notifier=notes, options=options,
     )  # fmt: skip
     recover(left, [volume], fs.committer)
     tree = Tree(fs, volume, spool, notes)
@@ -193,5 +200,5 @@ async def mounted(storage: FileStorage, directory: Path, options: VolumeOptions 
             await fs.finish()
             nursery.cancel_scope.cancel()
     finally:
-        catalog.close()
+        own.close()
         spool.close()

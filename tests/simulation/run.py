@@ -1,0 +1,382 @@
+"""One run of a case: mounts, programs, crashes, and what has to hold at the end of each."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from depotfs.catalog import Catalog
+from depotfs.errors import FileNotStored
+from depotfs.spool import SpoolFile, State
+from depotfs.vfs.nodes import ROOT
+from depotfs.vfs.options import VolumeOptions
+from tests.simulation import storage as storages
+from tests.simulation.content import Sparse, of_bytes
+from tests.simulation.inodes import Refused, place_of, raw_name, stored_as
+from tests.simulation.model import File, Model, Place
+from tests.simulation.plan import SCRATCH, Case, Operation
+from tests.simulation.programs import Program
+from tests.simulation.system_calls import SystemCalls
+from tests.simulation.world import Dead, Violation, World, actor, logged
+from tests.vfs.harness import Tree, mounted
+
+_MEMORY: Final = Path("/dev/shm")
+_QUIET: Final = 700.0
+"""Seconds after which nothing that was begun is still under way: longer than two of the longest delays of a retry."""
+_CHUNK: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a run: `violation` is None if all held."""
+
+    violation: str | None
+    lines: list[str]
+    fired: list[str]
+
+
+class Run:
+    """One run.
+
+    Attributes:
+        storage: what it is now; after a crash another one goes on with what was stored.
+    """
+
+    def __init__(self, case: Case, directory: Path) -> None:
+        self.case = case
+        self.world = World(case.settings, case.suppressed)
+        self.directory = directory
+        self.storage = storages.make(self.world)
+        places = list(dict.fromkeys(place_of(name) for name in case.settings.names))
+        self.model = Model(self.world, places, [place for place in places if place in SCRATCH])
+        self.catalog = Catalog(str(directory / "catalog"))
+        programs = sorted({operation.program for operation in case.operations})
+        self._todo = {p: [o for o in case.operations if o.program == p] for p in programs}
+        self._scope: trio.CancelScope | None = None
+        self._survivor: storages.SimulatedStorage | None = None
+        self._mounts = 0
+        self.world.die = self._die
+
+    def result(self) -> Result:
+        """The whole case was run."""
+        violation: str | None = None
+        with logged(self.world):
+            try:
+                self.world.run(self._main)
+            except BaseException as error:
+                causes = [cause for cause in _leaves(error) if not isinstance(cause, _Ended)]
+                if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
+                    raise
+                violation = "\n".join(_told(cause) for cause in causes) or None
+        if self.world.violations:
+            violation = self.world.violations[0]
+        return Result(violation, self.world.lines, self.world.fired)
+
+    async def _main(self) -> None:
+        while True:
+            crashed = await self._session()
+            self._check()
+            if not crashed and not any(self._todo.values()):
+                break
+        await self._last_mount()
+        self._check()
+
+    def _check(self) -> None:
+        if self.world.violations:
+            raise _Ended
+
+    # --- one mount ---------------------------------------------------------------------------------------------------
+
+    def _options(self) -> VolumeOptions:
+        settings = self.case.settings
+        return VolumeOptions(
+            background=settings.background, attr_timeout=settings.attr_timeout, scratch_delay=settings.scratch_delay
+        )
+
+    async def _session(self) -> bool:
+        """Programs run until nothing is left to do, the daemon is restarted or dies. Returns whether it died."""
+        self.world.say(f"mount {self._mounts}")
+        self.world.restarting = False
+        with suppress_dead(), trio.CancelScope() as self._scope:
+            async with mounted(self.storage, self.directory, self._options(), self.catalog) as tree:
+                if self._mounts:
+                    await self._look_after_end(tree)
+                self._mounts += 1
+                async with trio.open_nursery() as nursery:
+                    kernel = SystemCalls(self.world, self.model, tree.fs, self.storage, await _roots(tree), nursery)
+                    tree.notes.entry_gone = kernel.entry_gone  # type: ignore[method-assign]
+                    programs = await self._run_programs(kernel)
+                    if not any(self._todo.values()):
+                        await self._calm_down(kernel)
+                    await self._end(kernel, programs)
+                    if not any(self._todo.values()):
+                        await self._look_at_all(kernel)
+                        await self._end(kernel, programs)
+                        await self._compare_all(tree)
+                    nursery.cancel_scope.cancel()
+                self._check()
+                if not any(self._todo.values()):
+                    await tree.fs.finish()
+                    self._check_leaks(tree)
+        self._scope = None
+        if self._survivor is None:
+            return False
+        self.storage, self._survivor = self._survivor, None
+        self.world.dead = False
+        shutil.rmtree(self.directory / "spool")
+        (self.directory / "survivor").rename(self.directory / "spool")
+        self.world.say("the daemon is dead")
+        return True
+
+    async def _run_programs(self, kernel: SystemCalls) -> list[Program]:
+        programs: list[Program] = []
+        async with trio.open_nursery() as nursery:
+            for number, todo in self._todo.items():
+                program = Program(self.world, kernel, number)
+                programs.append(program)
+                nursery.start_soon(self._run_program, program, todo)
+        return programs
+
+    async def _run_program(self, program: Program, todo: list[Operation]) -> None:
+        while todo and not self.world.restarting:
+            await program.do(todo.pop(0))
+            self._check_parts(program.kernel)
+            self._check()
+
+    def _check_parts(self, kernel: SystemCalls) -> None:
+        try:
+            kernel.fs.check_invariants()
+        except AssertionError:
+            self.world.violate(f"a part contradicts itself: {traceback.format_exc()}")
+
+    async def _calm_down(self, kernel: SystemCalls) -> None:
+        """Nothing fails any more."""
+        self.world.calm = True
+        self.world.weather.clear()
+        self.world.say("calm")
+
+    async def _end(self, kernel: SystemCalls, programs: list[Program]) -> None:
+        """Programs end: what they had open is closed, and the kernel forgets."""
+        for program in programs:
+            actor.set(f"end {program.pid % 100}")
+            await program.close_all()
+        await trio.sleep(1.0)  # for releases, too
+        kernel.reclaim()
+        if self.world.calm:
+            await trio.sleep(_QUIET)
+            kernel.reclaim()
+            self.model.settle()
+            if kernel.inodes:
+                self.world.violate(f"the kernel still has {kernel.inodes}")
+        self._check()
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    async def _look_at_all(self, kernel: SystemCalls) -> None:
+        """The mount shows what the model has, and there is but one thing it can be."""
+        actor.set("look")
+        await kernel.list_names(0)
+        for place in self.model.places:
+            try:
+                opened = await kernel.open(place, 0, os.O_RDONLY, 1)
+            except Refused:
+                continue
+            await kernel.read(opened, 0, 64 << 20)
+            await kernel.stat(place, 0)
+            await kernel.close(opened)
+        self._check()
+
+    async def _compare_all(self, tree: Tree) -> None:
+        """What is at each place is known from here on."""
+        for place in self.model.places:
+            with self.model.looking() as look:
+                content = await self._found(tree, place)
+                self.model.saw(look, place, partial(_is, content), str(content))
+        self._check()
+
+    async def _look_after_end(self, tree: Tree) -> None:
+        """What an end of the daemon left is what it may leave."""
+        calm, self.world.calm = self.world.calm, True
+        weather, self.world.weather = self.world.weather, set()
+        actor.set("recovery")
+        found = {place: await self._found(tree, place) for place in self.model.places}
+        self.world.calm, self.world.weather = calm, weather
+        stored = {p for p in found if (record := self._record(p)) is not None and record == found[p]}
+        self.model.recovered(found, stored, power=False)
+        self._check()
+
+    async def _found(self, tree: Tree, place: Place) -> Sparse | None:
+        directory = tree.directory
+        try:
+            attr = await tree.fs.lookup(directory, raw_name(place), 0)
+        except FileNotStored:
+            return None
+        fh = await tree.fs.open(attr.node_id, os.O_RDONLY)
+        content = Sparse()
+        while data := bytes(await tree.fs.read(fh, content.size, _CHUNK)):
+            more = of_bytes(data)
+            content = Sparse(
+                content.size + more.size, (*content.extents, *((o + content.size, d) for o, d in more.extents))
+            )
+        await tree.fs.release(fh)
+        tree.fs.forget(attr.node_id, 1)
+        return of_joined(content)
+
+    def _record(self, place: Place) -> Sparse | None:
+        record = self.storage.files.get(stored_as(place))
+        return None if record is None else record.content
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _check_leaks(self, tree: Tree) -> None:
+        """Nothing is left of what programs did."""
+        volume = tree.volume
+        left: dict[str, object] = {
+            "due": tree.fs.committer.queue.scheduled(),
+            "handles": tree.fs._handles.files(),
+            "leftovers": len(volume.leftovers),
+        }
+        if "leaks" in self.case.settings.checks:
+            left.update(files=list(volume.directory), table=len(volume.table) - 3)
+        if any(left.values()):
+            self.world.violate(f"left behind: {left}")
+        if kept := [file for file in tree.spool.files() if not self._may_be_held(file)]:
+            self.world.violate(f"left in the spool: {kept}")
+
+    def _may_be_held(self, file: SpoolFile) -> bool:
+        """Whether a person has to decide about it: it was never closed, or lost a race."""
+        if "never closed" in file.reason:
+            return self.storage.number > 0
+        return file.state is State.HELD and errno.ESTALE in self.world.errnos
+
+    async def _last_mount(self) -> None:
+        """What was shown before the last unmount is stored, and shown by the next mount."""
+        self.world.say("last mount")
+        for place in self.model.places:
+            self._check_stored(place)
+        known = {stored_as(place) for place in self.model.places}
+        if extra := set(self.storage.files) - known:
+            self.world.violate(f"the storage has {extra}")
+        self._check()
+        async with mounted(self.storage, self.directory, self._options(), self.catalog) as tree:
+            for place in self.model.places:
+                self._check_is(place, await self._found(tree, place), "the next mount shows")
+
+    def _check_stored(self, place: Place) -> None:
+        self._check_is(place, self._record(place), "the storage has")
+
+    def _check_is(self, place: Place, content: Sparse | None, where: str) -> None:
+        files = self.model.at(place)
+        if not any(_is(content, file) for file in files) and not self._excused(place):
+            shown = " or ".join("nothing" if file is None else file.describe() for file in files)
+            self.world.violate(f"{where} {content} at {place}, the mount had shown {shown}")
+
+    def _excused(self, place: Place) -> bool:
+        """Whether what a scratch name led to may still be under its old id."""
+        if "scratch" in self.case.settings.checks:
+            return False
+        files = [file for scratch in self.model.scratch for file in self.model.at(scratch)]
+        return place in self.model.scratch or any(file is not None and place in file.origins for file in files)
+
+    # --- the end of a daemon -----------------------------------------------------------------------------------------
+
+    def _die(self) -> None:
+        """The daemon is killed at this moment: what it does from here on reaches nobody."""
+        if self._scope is not None and self._survivor is None:
+            self.world.land_some()
+            self.world.dead = True
+            self._survivor = self.storage.copied()
+            copy_tree(self.directory / "spool", self.directory / "survivor")
+            self._scope.cancel()
+
+
+class _Ended(Exception):
+    """A violation was seen, so there is no point in going on."""
+
+
+@contextmanager
+def suppress_dead() -> Iterator[None]:
+    """What ends inside since the daemon is dead ends there."""
+    try:
+        yield
+    except BaseException as error:
+        if not all(isinstance(leaf, Dead | trio.Cancelled) for leaf in _leaves(error)):
+            raise
+
+
+def _is(content: Sparse | None, file: File | None) -> bool:
+    if file is None or content is None:
+        return file is None and content is None
+    return content in {file.states[index] for index in file.live}
+
+
+def of_joined(content: Sparse) -> Sparse:
+    """The content, extents that touch each other made one."""
+    return content.write(content.size, b"")
+
+
+async def _roots(tree: Tree) -> tuple[int, int]:
+    return tree.directory, (await tree.fs.lookup(ROOT, b"d", 0)).node_id
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, Violation):
+        return str(error)
+    return "".join(traceback.format_exception(error))
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """`target` is as `source`, holes as holes."""
+    target.mkdir(mode=0o700)
+    for entry in os.scandir(source):
+        if entry.is_dir(follow_symlinks=False):
+            copy_tree(Path(entry.path), target / entry.name)
+        else:
+            _copy_file(Path(entry.path), target / entry.name)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("wb") as writer:
+        size = os.fstat(reader.fileno()).st_size
+        offset = 0
+        while offset < size:
+            try:
+                offset = os.lseek(reader.fileno(), offset, os.SEEK_DATA)
+            except OSError:  # no data behind the offset
+                break
+            end = os.lseek(reader.fileno(), offset, os.SEEK_HOLE)
+            os.pwrite(writer.fileno(), os.pread(reader.fileno(), end - offset, offset), offset)
+            offset = end
+        writer.truncate(size)
+
+
+@contextmanager
+def temporary() -> Iterator[Path]:
+    """A directory in memory."""
+    with tempfile.TemporaryDirectory(prefix="depotfs-simulation-", dir=_MEMORY if _MEMORY.is_dir() else None) as path:
+        yield Path(path)
+
+
+def run(case: Case) -> Result:
+    """What becomes of the case; the same each time."""
+    with temporary() as directory:
+        return Run(case, directory).result()
