@@ -18,7 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: for wrong arguments, `--help` and `--version`; in the child of `mount --daemon` always.
     """
-    arguments = _parser().parse_args(argv)
+    arguments, unknown = _parser().parse_known_args(argv)
+    if unknown:  # which the command itself answers to, by its own usage
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return int(arguments.run(arguments))
     except CommandFailed as error:

@@ -23,7 +23,7 @@ def add_parser(commands: Subparsers) -> None:
     add_config(parser)
     parser.add_argument("--delete", action="store_true", help="delete from TARGET what SOURCE does not have")
     parser.add_argument("--workers", metavar="N", type=typed(_count), default=4, help="files at a time, 4 by default")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

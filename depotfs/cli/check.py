@@ -19,7 +19,7 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("file", metavar="FILE", nargs="?", help="otherwise the one that mount would take")
     text = "say also whether it can be mounted there: no storage and no spool may lie in its own mount"
     parser.add_argument("--mountpoint", metavar="DIRECTORY", help=text)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,7 +30,7 @@ def add_parser(commands: Subparsers) -> None:
         "--log-level", metavar="LEVEL", type=typed(parse_log_level), help="DEBUG, INFO, WARNING or ERROR"
     )
     parser.add_argument("--log-file", metavar="FILE", help="write the log there instead of to stderr")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -39,7 +40,11 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.daemon:
         return _serve(arguments, where, arguments.log_file, lambda settings: _announce(settings, where))
     log_file = arguments.log_file or places.log_file(where)
-    return run_in_background(lambda ready: _serve(arguments, where, log_file, lambda _: ready()), log_file)
+    log_file = os.path.abspath(log_file)
+    code = run_in_background(lambda ready: _serve(arguments, where, log_file, lambda _: ready()), log_file)
+    if code == Exit.OK:
+        print(f"depotfs: serving at {where}; the log is {log_file}")
+    return code
 
 
 def _serve(
@@ -89,4 +94,5 @@ def _set_up_log(settings: Settings, file: str | None) -> None:
 
 def _announce(settings: Settings, where: str) -> None:
     count = len(settings.storages)
-    print(f"depotfs: serving {count} {'storage' if count == 1 else 'storages'} at {where}; Ctrl-C unmounts", flush=True)
+    way_out = "; Ctrl-C unmounts" if sys.stdout.isatty() else ""
+    print(f"depotfs: serving {count} {'storage' if count == 1 else 'storages'} at {where}{way_out}", flush=True)

@@ -22,7 +22,7 @@ def add_parser(commands: Subparsers) -> None:
     parser = commands.add_parser("status", help=text, description=text)
     parser.add_argument("mountpoint", metavar="MOUNTPOINT")
     parser.add_argument("--json", action="store_true", help="as one JSON object, for programs")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

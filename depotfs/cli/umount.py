@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pwd
 import sys
 
 from depotfs.cli.arguments import Subparsers, typed
@@ -24,7 +23,7 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("--timeout", metavar="SECONDS", type=typed(parse_duration), default=300.0, help=text)
     text = "unmount at once, though it be in use; the spool keeps what is not stored for the next mount"
     parser.add_argument("--now", action="store_true", help=text)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,15 +53,9 @@ def ask(where: str, mounted: Mounted, request: str, timeout: float) -> Message:
     try:
         return control.ask(mounted, request, timeout)
     except PermissionError:
-        sentence = f"The mount at {where} is {_name(mounted.owner)}'s; only that user and root may ask its daemon"
+        owner = mountpoint.user_name(mounted.owner)
+        sentence = f"The mount at {where} is {owner}'s; only that user and root may ask its daemon"
         raise CommandFailed(Exit.NO_PERMISSION, sentence) from None
-
-
-def _name(owner: int | None) -> str:
-    try:
-        return pwd.getpwuid(owner or 0).pw_name
-    except KeyError:
-        return f"the user {owner}"
 
 
 def _without_daemon(where: str, error: DaemonUnreachable) -> CommandFailed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from depotfs.daemon.exits import CommandFailed, Exit
 _CAP_SYS_ADMIN: Final = 21  # <linux/capability.h>
 _MNT_DETACH: Final = 2  # <sys/mount.h>
 _UMOUNT_NOFOLLOW: Final = 8  # <sys/mount.h>
+_IN_CONTAINERS: Final = "a container needs --device /dev/fuse --cap-add SYS_ADMIN"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 FILESYSTEM: Final = "fuse.depotfs"
@@ -66,6 +68,14 @@ def _unescape(field: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)
 
 
+def user_name(uid: int | None) -> str:
+    """The name of a user, or the number of one without."""
+    try:
+        return pwd.getpwuid(uid or 0).pw_name
+    except KeyError:
+        return f"the user {uid}"
+
+
 def is_ours(path: str) -> bool:
     """Whether a depotfs is mounted at exactly that absolute path."""
     mounted = find(path)
@@ -95,7 +105,7 @@ def check(path: str) -> None:
         _check_directory(path)
     _check_device()
     if not _is_privileged() and not is_dead(path) and not os.access(path, os.W_OK):
-        raise CommandFailed(Exit.NO_PERMISSION, f"You may not write to {path}, so you may not mount there")
+        raise CommandFailed(Exit.NO_PERMISSION, f"You cannot write to {path}, so you cannot mount there")
 
 
 def check_allow_other() -> None:
@@ -116,7 +126,7 @@ def _check_directory(path: str) -> None:
     except NotADirectoryError:
         raise CommandFailed(Exit.NOT_A_DIRECTORY, f"The mountpoint {path} is not a directory") from None
     except PermissionError:
-        raise CommandFailed(Exit.NO_PERMISSION, f"You may not look into the mountpoint {path}") from None
+        raise CommandFailed(Exit.NO_PERMISSION, f"You cannot look into the mountpoint {path}") from None
     except OSError as error:
         if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             sentence = f"A dead mount of another program is at {path}; detach it with: umount -l {path}"
@@ -130,9 +140,10 @@ def _check_device() -> None:
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
     except PermissionError:
-        raise CommandFailed(Exit.NO_PERMISSION, "You may not open /dev/fuse") from None
+        sentence = f"You cannot open /dev/fuse: as root, chmod 0666 /dev/fuse; {_IN_CONTAINERS}"
+        raise CommandFailed(Exit.NO_PERMISSION, sentence) from None
     except OSError as error:
-        sentence = f"/dev/fuse cannot be opened ({error.strerror}): this kernel or container has no FUSE"
+        sentence = f"/dev/fuse cannot be opened ({error.strerror}): this kernel has no FUSE, or {_IN_CONTAINERS}"
         raise CommandFailed(Exit.NO_FUSE, sentence) from None
     if not _is_privileged() and not shutil.which("fusermount3"):
         sentence = "fusermount3 is not installed, and only root mounts without it; install the package fuse3"
@@ -180,6 +191,9 @@ def detach(path: str) -> None:
         CommandFailed: the user may not.
     """
     if (reason := _umount(path, _MNT_DETACH)) is not None:
+        mounted = find(path)
+        if mounted is not None and mounted.owner not in (None, os.geteuid()):
+            reason = f"it is {user_name(mounted.owner)}'s; only that user and root may"
         raise CommandFailed(Exit.NO_PERMISSION, f"{path} cannot be unmounted: {reason}")
 
 

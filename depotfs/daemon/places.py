@@ -7,18 +7,29 @@ import os
 import re
 from pathlib import Path
 
+from depotfs.daemon.exits import CommandFailed, Exit
 from depotfs.daemon.settings import Settings
 
 _ESCAPED_MAX = 200  # bytes; leaves room for an ending within a file name's 255
 
 
 def state_directory() -> Path:
-    """Where what must not be lost is kept: as the environment says, else `/var/lib/depotfs` of root, the user's own."""
+    """Where what must not be lost is kept: as the environment says, else `/var/lib/depotfs` of root, the user's own.
+
+    Raises:
+        CommandFailed: neither says it.
+    """
     if given := os.environ.get("STATE_DIRECTORY"):
         return Path(given.partition(":")[0])
     if given := os.environ.get("XDG_STATE_HOME"):
         return Path(given, "depotfs")
-    return Path("/var/lib/depotfs") if os.geteuid() == 0 else Path.home() / ".local/state/depotfs"
+    if os.geteuid() == 0:
+        return Path("/var/lib/depotfs")
+    try:
+        return Path.home() / ".local/state/depotfs"
+    except RuntimeError:
+        sentence = "This user has no home directory: say by XDG_STATE_HOME where the spool and the log are kept"
+        raise CommandFailed(Exit.USAGE, sentence) from None
 
 
 def spool_directory(settings: Settings, mountpoint: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -135,7 +136,7 @@ class Daemon:
         except SpoolBusy as error:
             raise CommandFailed(Exit.SPOOL_BUSY, str(error)) from error
         except OSError as error:
-            raise CommandFailed(Exit.NO_PERMISSION, f"The spool {self._spool.directory}: {error}") from error
+            raise _unusable_spool(self._spool.directory, error) from error
         try:
             self._unclosed = frozenset(file.number for file in files if file.state is State.OPEN)
             recover(files, self._volumes, self._filesystem.committer)
@@ -150,7 +151,8 @@ class Daemon:
         try:
             self._session.open()
         except MountRefused as error:
-            raise CommandFailed(Exit.NO_PERMISSION, str(error)) from error
+            code = Exit.NO_PERMISSION if error.forbidden else Exit.UNEXPECTED
+            raise CommandFailed(code, str(error)) from error
         mounted = mountpoint.find(self._mountpoint)
         self._device = mounted.device if mounted else ""
 
@@ -254,6 +256,16 @@ class Daemon:
             _log.warning("%d files are not stored; the spool %s keeps them", len(untold), self._spool.directory)
         code = Exit.BYTES_KEPT if untold else Exit.OK
         return {"code": code, "ended": True, "untold": len(untold), "kept": kept.lines(files)}
+
+
+def _unusable_spool(directory: str, error: OSError) -> CommandFailed:
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        code = Exit.NO_PERMISSION
+    elif error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+        code = Exit.USAGE
+    else:
+        code = Exit.UNEXPECTED
+    return CommandFailed(code, f"The spool {directory} cannot be used: {error.strerror or error}")
 
 
 def _ending_signals() -> list[signal.Signals]:

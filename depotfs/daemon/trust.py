@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import pwd
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from depotfs.daemon.exits import CommandFailed, Exit
+from depotfs.daemon.mountpoint import user_name
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -19,7 +19,7 @@ def find_fault(found: os.stat_result) -> str | None:
     As ssh has it for its configuration: it belongs to this user or root, and no other may write to it.
     """
     if found.st_uid not in (0, os.geteuid()):
-        return f"belongs to {_name(found.st_uid)}"
+        return f"belongs to {user_name(found.st_uid)}"
     if found.st_mode & _OTHERS:
         return f"can be written to by others (its mode is {stat.S_IMODE(found.st_mode):04o})"
     return None
@@ -32,10 +32,3 @@ def check_directories(paths: Iterable[Path]) -> None:
         if fault is not None:
             sentence = f"The spool cannot be trusted: {path} {fault}; only its owner, you, may write to it"
             raise CommandFailed(Exit.NO_PERMISSION, sentence)
-
-
-def _name(uid: int) -> str:
-    try:
-        return f"the user {pwd.getpwuid(uid).pw_name}"
-    except KeyError:
-        return f"the user {uid}"

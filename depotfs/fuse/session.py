@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import queue
+import re
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +22,8 @@ from depotfs.fuse import loop
 from depotfs.fuse.operations import Operations
 from depotfs.types import InodeNo
 from depotfs.vfs.filesystem import DepotFilesystem
+
+_log = logging.getLogger(__name__)
 
 READ_AHEAD_KIB: Final = 1024
 """The kernel's read-ahead: the knee of throughput over window (requests of 1 MiB, the largest there are)."""
@@ -60,7 +65,15 @@ class KernelNotifier:
 
 
 class MountRefused(DepotError):
-    """The kernel or fusermount3 did not mount; they said why on stderr."""
+    """The kernel or fusermount3 did not mount.
+
+    Attributes:
+        forbidden: this user may not.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.forbidden = bool(re.search("not permitted|permission|denied|not allowed", message, re.IGNORECASE))
 
 
 class Session:
@@ -86,10 +99,14 @@ class Session:
         operations = Operations(self._filesystem)
         loop.install(operations.is_busy)
         tune_process()
+        said: list[str] = []
         try:
-            pyfuse3.init(operations, self._mountpoint, self._options)
+            with _stderr_into(said):
+                pyfuse3.init(operations, self._mountpoint, self._options)
         except RuntimeError as error:
-            raise MountRefused(f"{self._mountpoint} cannot be mounted: {error}") from error
+            raise MountRefused(f"{self._mountpoint} cannot be mounted: {'; '.join(said) or error}") from error
+        for line in said:
+            _log.warning("%s", line)
         self._notifier.start()
 
     async def serve(self) -> None:
@@ -112,6 +129,20 @@ class Session:
         self._closed = True
         self._notifier.stop()
         pyfuse3.close(unmount=mounted)
+
+
+@contextlib.contextmanager
+def _stderr_into(lines: list[str]) -> Iterator[None]:
+    """What is written to descriptor 2 meanwhile is in `lines`: libfuse and fusermount3 tell reasons only there."""
+    kept, stderr = os.memfd_create("stderr"), os.dup(2)
+    os.dup2(kept, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        lines += os.pread(kept, 1 << 16, 0).decode(errors="replace").splitlines()
+        os.close(kept)
 
 
 def widen_read_ahead(device: int) -> None:

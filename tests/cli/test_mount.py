@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -17,7 +18,7 @@ def test_in_the_foreground_it_says_one_line_when_it_serves_and_ends_with_the_sig
     with command.start("mount", "mnt", stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line == f"depotfs: serving 1 storage at {command.mountpoint}; Ctrl-C unmounts\n"
+        assert line == f"depotfs: serving 1 storage at {command.mountpoint}\n"
         assert command.ask("status")["pid"] == process.pid
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
@@ -122,3 +123,78 @@ def test_wrong_arguments_are_code_2_and_say_what_was_expected(command: Command) 
     ended = command.run("mount", "mnt", "--log-level", "loud")
     assert ended.returncode == Exit.USAGE
     assert "expected DEBUG, INFO, WARNING or ERROR, found 'loud'" in ended.stderr
+
+
+def test_on_a_terminal_the_way_out_is_told(command: Command) -> None:
+    ours, theirs = os.openpty()
+    with command.start("mount", "mnt", stdout=theirs) as process:
+        os.close(theirs)
+        assert (
+            os.read(ours, 1000).strip()
+            == f"depotfs: serving 1 storage at {command.mountpoint}; Ctrl-C unmounts".encode()
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    os.close(ours)
+
+
+def test_in_the_background_it_tells_where_the_log_is(command: Command) -> None:
+    ended = command.run("mount", "--daemon", "--log-file", "a/log", "mnt")
+    assert ended.stdout == f"depotfs: serving at {command.mountpoint}; the log is {command.directory}/a/log\n"
+    assert (command.directory / "a" / "log").read_text().endswith(f" INFO serving at {command.mountpoint}\n")
+    assert command.umount().returncode == 0
+
+
+def test_an_unknown_option_is_answered_with_the_usage_of_the_command(command: Command) -> None:
+    ended = command.run("mount", "--fast", "mnt")
+    assert ended.returncode == Exit.USAGE
+    assert ended.stderr.startswith("usage: depotfs mount ")
+    assert ended.stderr.endswith("error: unrecognized arguments: --fast\n")
+
+
+@pytest.mark.parametrize(
+    ("spool", "code", "words"),
+    [
+        ("/proc/x", Exit.USAGE, "The spool /proc/x cannot be used: No such file or directory"),
+        ("depotfs.yaml/x", Exit.USAGE, "depotfs.yaml/x cannot be used: Not a directory"),
+        ("/sys/x", Exit.NO_PERMISSION, "The spool /sys/x cannot be used: "),
+    ],
+)
+def test_a_spool_that_cannot_be_is_told_with_its_cause(command: Command, spool: str, code: Exit, words: str) -> None:
+    (command.directory / "depotfs.yaml").write_text(
+        f"storages: {{a: {{storage_path: x}}}}\nmount: {{spool: {spool}}}\n"
+    )
+    ended = command.run("mount", "mnt")
+    assert ended.returncode == code
+    assert words in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_log_that_cannot_be_is_told_with_its_cause(command: Command) -> None:
+    ended = command.run("mount", "--log-file", "/sys/log", "mnt")
+    assert ended.returncode == Exit.NO_PERMISSION
+    assert ended.stderr.startswith("depotfs: The log file /sys/log cannot be opened: ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root leaves a mount namespace out")
+def test_what_the_kernel_refuses_is_told_in_one_line_as_it_says_it(command: Command) -> None:
+    """Root of a user namespace may not mount into a mount namespace that is not its own."""
+    ended = subprocess.run(
+        ["unshare", "-Ur", *command.line("mount", "mnt")],
+        cwd=command.directory, env=command.environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == Exit.NO_PERMISSION
+    assert ended.stderr == (
+        f"depotfs: {command.mountpoint} cannot be mounted: fusermount3: mount failed: Operation not permitted\n"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root has a namespace made")
+def test_it_serves_in_a_user_namespace_with_a_read_only_run(command: Command) -> None:
+    script = 'mount -t tmpfs -o ro tmpfs /run && "$@" mount --daemon mnt && echo 1 > mnt/default/one && "$@" umount mnt'
+    ended = subprocess.run(
+        ["unshare", "-Urm", "sh", "-ec", script, "sh", *command.line()],
+        cwd=command.directory, env=command.environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(os.listdir(command.directory / "files")) == 1

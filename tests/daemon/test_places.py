@@ -1,10 +1,13 @@
 """Where a mount keeps things."""
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from depotfs.daemon import places
+from depotfs.daemon.exits import CommandFailed
 from depotfs.daemon.settings import Settings
 
 MOUNTPOINT = "/srv/photos"
@@ -36,3 +39,12 @@ def test_the_spool_is_the_configured_directory_or_one_per_mountpoint(monkeypatch
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/depotfs:/var/lib/other")
     assert places.spool_directory(embedded, MOUNTPOINT) == "/var/lib/depotfs/spool/srv-photos"
     assert places.spool_directory(Settings((), "default", spool_directory="/spool"), MOUNTPOINT) == "/spool"
+
+
+def test_a_user_without_a_home_is_asked_for_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STATE_DIRECTORY", "XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    with pytest.raises(CommandFailed, match="XDG_STATE_HOME"):
+        places.state_directory()

@@ -30,7 +30,7 @@ def test_what_others_may_write_to_is_not(tmp_path: Path, mode: int) -> None:
 
 
 @AS_ROOT
-@pytest.mark.parametrize(("uid", "name"), [(1, "the user daemon"), (54321, "the user 54321")])
+@pytest.mark.parametrize(("uid", "name"), [(1, "daemon"), (54321, "the user 54321")])
 def test_what_belongs_to_somebody_else_is_not(tmp_path: Path, uid: int, name: str) -> None:
     os.chown(tmp_path, uid, uid)
     assert trust.find_fault(tmp_path.stat()) == f"belongs to {name}"

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ class Mount:
                 stderr=log,
                 cwd=self.directory,
                 env=self.environment,
+                preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),  # which nohup(1) ignores
             )
         if not self._is_ready():
             self.destroy()
