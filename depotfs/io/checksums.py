@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import google_crc32c
 
+from depotfs.errors import ContentDamaged
 from depotfs.types import FileStat
 
 
@@ -51,6 +52,16 @@ class Checksums:
     def values(self) -> dict[str, str]:
         """The checksum of what has arrived, by the name of the algorithm."""
         return {name: f"{name}:{running.hexdigest()}" for name, running in self._hashes.items()}
+
+
+def check(stat: FileStat, data: bytes, where: str) -> None:
+    """Raises ContentDamaged if that is not the whole content, by the checksum that is stored; not where none is."""
+    name = algorithm(stat)
+    if name in ALGORITHMS:
+        running = Checksums([name])
+        running.add(data)
+        if running.values()[name] != stat.checksum:
+            raise ContentDamaged(f"File {stat.file_id} in {where} has another {name} than stored")
 
 
 def algorithm(stat: FileStat) -> str:

@@ -12,7 +12,14 @@ from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import OperationFailure, PyMongoError
 
-from depotfs.errors import AlreadyStored, FileNotStored, InvalidMetadata, StorageUnavailable, VersionChanged
+from depotfs.errors import (
+    AlreadyStored,
+    ContentDamaged,
+    FileNotStored,
+    InvalidMetadata,
+    StorageUnavailable,
+    VersionChanged,
+)
 from depotfs.io.content import Content, StreamContent
 from depotfs.io.gridfs_commit import Commit, check_expected, now
 from depotfs.io.gridfs_connection import Connection, Target
@@ -90,7 +97,12 @@ class GridFSStorage(NativeStorage):
         uuids = self._scan({"$gt": after, "$type": "string", "$regex": _UUID_PATTERN})
         entries = heapq.merge(object_ids, uuids, key=lambda entry: entry.file_id)
         behind = (entry for entry in entries if entry.file_id > after)
+        last = after
         while page := list(islice(behind, PAGE)):
+            ids = [last, *(entry.file_id for entry in page)]
+            if ids != sorted(set(ids)):
+                raise StorageUnavailable(f"The listing of {self.identity()} does not move on behind {last!r}")
+            last = ids[-1]
             yield page
 
     def _scan(self, keys: Document) -> Iterator[FileEntry]:
@@ -102,8 +114,9 @@ class GridFSStorage(NativeStorage):
                 files = self._connection.collections().files
                 try:
                     for raw in files.find({"_id": keys}).sort("_id").batch_size(PAGE):
-                        keys = {**keys, "$gt": raw["_id"]}
-                        yield _entry_of(FilesDocument(raw))
+                        document = FilesDocument(raw)
+                        keys = {**keys, "$gt": document.key}
+                        yield _entry_of(document)
                 except OperationFailure as error:
                     if code_of(error) not in CURSOR_ENDED:
                         raise
@@ -125,7 +138,7 @@ class GridFSStorage(NativeStorage):
         raw = collections.files.find_one({"_id": key})
         if raw is None:
             return None
-        document = FilesDocument(raw)
+        document = FilesDocument(raw, key)
         if document.pending:
             with suppress(PyMongoError):  # a reader without the right to write still reads
                 finish(collections, document)
@@ -154,6 +167,8 @@ class GridFSStorage(NativeStorage):
             if origin is not None and upload.copy(key_of(source.file_id), origin, source.size, occupied):
                 return source.checksum.removeprefix("md5:")
             upload.send(StreamContent(ReaderStream(self.open_content(source)), source.size), occupied)
+            if source.checksum not in ("", f"md5:{upload.md5}"):
+                raise ContentDamaged(f"{self._file(source.file_id)} has another checksum than stored")
             return upload.md5
 
         return self._store(send, metadata, target, expect, commit)
@@ -222,7 +237,7 @@ class GridFSStorage(NativeStorage):
                 document = settled(collections, key)
                 check_expected(document, PRESENT if document is None else file.version, self._file(file.file_id))
                 raise VersionChanged(f"{self._file(file.file_id)} was replaced meanwhile")
-            document = FilesDocument(raw)
+            document = FilesDocument(raw, key)
             if document.pending:
                 with suppress(PyMongoError):
                     finish(collections, document)
@@ -238,7 +253,7 @@ class GridFSStorage(NativeStorage):
             raw = None if expect == ABSENT else _twice(lambda: collections.files.find_one_and_delete(where))
             if raw is not None:
                 with suppress(PyMongoError):  # the file is gone: what cannot be deleted now is an orphan for `sweep`
-                    delete_chunks(collections, FilesDocument(raw))
+                    delete_chunks(collections, FilesDocument({**raw, "_id": key}))
             elif not any_version or expect == ABSENT:
                 document = settled(collections, key)
                 if document is not None:

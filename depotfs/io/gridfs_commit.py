@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from bson import Int64
-from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from depotfs.errors import AlreadyStored, DepotError, FileNotStored, StorageUnavailable, VersionChanged
@@ -111,10 +110,8 @@ class Commit:
     def _exchange(self, before: FilesDocument, fields: Document, own: Document) -> FilesDocument | None:
         own = {**own, "pointer": own["upload"], "old": before.upload}
         change = {"$set": {**fields, OWN: own}, "$unset": {"md5": ""}}  # an md5 of the old content
-        raw = self._collections.deciding.find_one_and_update(
-            before.unchanged(), change, return_document=ReturnDocument.AFTER
-        )
-        return FilesDocument(raw) if raw is not None else None
+        done = self._collections.deciding.find_one_and_update(before.unchanged(), change, {"_id": True})
+        return FilesDocument({"_id": self._key, **fields, OWN: own}) if done is not None else None
 
     def _finish(self, document: FilesDocument) -> None:
         if document.pending:

@@ -8,20 +8,24 @@ filedepot's `last_modified` and, where this library wrote it, a sub-document `de
 - `pointer`, while the chunks may stand elsewhere than at `_id`: their `files_id`, equal to `upload`;
 - `old`, only beside `pointer`: the `upload` (null: none) of the content before, whose chunks are to be deleted;
 - `revision`: how often the metadata was changed since the upload · `changed`: when that was last.
+
+A chunk of ours has, beside GridFS's fields and its upload, a CRC-32 of its bytes (`crc32`): what a network changed is
+seen in each range, while an md5 is that of the whole.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
 from calendar import timegm
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from bson import ObjectId
 from bson.datetime_ms import DatetimeMS
 
-from depotfs.errors import InvalidMetadata
+from depotfs.errors import ContentDamaged, InvalidMetadata
 from depotfs.io.ids import IdForm, form_of, is_canonical
 from depotfs.io.times import from_datetime, parse_stored, to_datetime
 from depotfs.types import OCTET_STREAM, UNNAMED, FileId, FileMetadata, FileStat
@@ -31,7 +35,11 @@ CHUNK_SIZE = 255 * 1024
 OWN = "depotfs"
 """Our field: in a files document a sub-document, in a chunk the upload's id."""
 
+CRC: Final = "crc32"
+"""Field of a chunk of ours: the checksum of its bytes."""
+
 Document = dict[str, Any]
+_MD5: Final = re.compile("[0-9a-fA-F]{32}")
 _ODD = "x"  # in a version: the field is missing or of another type than GridFS says
 
 
@@ -52,9 +60,16 @@ class FilesDocument:
 
     Attributes:
         key: its `_id`; raw: all of it; upload: None for content that is not ours.
+
+    Args:
+        asked: the `_id` that was asked for, None where a listing tells it.
+    Raises:
+        ContentDamaged: another `_id` came: the bytes were changed on the way, and others' chunks must not go for it.
     """
 
-    def __init__(self, raw: Mapping[str, Any]) -> None:
+    def __init__(self, raw: Mapping[str, Any], asked: Any = None) -> None:
+        if "_id" not in raw or (asked is not None and raw["_id"] != asked):
+            raise ContentDamaged("A document came that nobody asked for")
         self.raw = raw
         self.key = raw["_id"]
         own = raw.get(OWN)
@@ -133,7 +148,15 @@ class FilesDocument:
     def _checksum(self) -> str:
         """Ours, or the one that drivers stored before 2020 (`md5` beside the length)."""
         md5 = self._own.get("md5") if self.upload is not None else self.raw.get("md5")
-        return f"md5:{md5}" if isinstance(md5, str) and len(md5) == 32 else ""
+        return f"md5:{md5.lower()}" if isinstance(md5, str) and _MD5.fullmatch(md5) else ""
+
+
+def bytes_of(chunk: Document, size: int) -> bytes | None:
+    """The bytes of a chunk, None where they are not so many, or others than were stored."""
+    data, crc = chunk.get("data"), chunk.get(CRC)
+    if not isinstance(data, bytes) or len(data) != size:
+        return None
+    return data if crc is None or crc == zlib.crc32(data) else None
 
 
 def content_filter(key: Any, version: str) -> Document:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -92,6 +93,16 @@ def translated(what: str) -> Iterator[None]:
     except (pymongo.errors.PyMongoError, bson.errors.BSONError) as error:
         told = " ".join(str(error)[:_MESSAGE_LIMIT].split())
         raise cause_of(error)(f"{what}: {told}") from error
+    except Exception as error:
+        if isinstance(error, DepotError) or not _is_drivers(error):
+            raise
+        raise StorageUnavailable(f"{what}: the server's reply makes no sense ({type(error).__name__})") from error
+
+
+def _is_drivers(error: Exception) -> bool:
+    """Whether pymongo itself stumbled, as it does over a reply that lacks what each reply has."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("pymongo", "bson")
 
 
 def cause_of(error: Exception) -> type[DepotError]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from depotfs.errors import ContentDamaged, VersionChanged
 from depotfs.io.gridfs_connection import Collections
-from depotfs.io.gridfs_documents import OWN, Document, FilesDocument, chunk_size_of, key_of, upload_of
+from depotfs.io.gridfs_documents import CRC, OWN, Document, FilesDocument, bytes_of, chunk_size_of, key_of, upload_of
 from depotfs.io.gridfs_errors import translated
 from depotfs.io.reader import ContentReader
 from depotfs.types import FileStat
@@ -19,7 +19,8 @@ _ATTEMPTS: Final = 20
 class GridFSReader(ContentReader):
     """Reads by one query per range. Nothing is asked of the server before the first one.
 
-    A chunk of ours carries its upload, so that no range can mix two versions. Chunks of other programs do not:
+    A chunk of ours carries its upload and a checksum, so that no range can mix two versions, and none has bytes that
+    were changed on the way. Chunks of other programs carry neither:
     after a range of those the files document is looked at, and is still the same (a replacing filedepot deletes it
     before it touches a chunk).
 
@@ -83,10 +84,8 @@ class GridFSReader(ContentReader):
             if chunk.get("n") == number - 1:
                 continue  # it moved during the query, and comes from both places
             start = number * self._chunk_size
-            data = chunk.get("data")
-            if chunk.get("n") != number or not isinstance(data, bytes):
-                return
-            if len(data) != min(self._chunk_size, self.stat.size - start):
+            data = bytes_of(chunk, min(self._chunk_size, self.stat.size - start))
+            if chunk.get("n") != number or data is None:
                 return
             yield memoryview(data)[max(offset - start, 0) : end - start]
             number += 1
@@ -107,23 +106,26 @@ class GridFSReader(ContentReader):
             if at_home:
                 break
             at_home = not document.pending
-        raise ContentDamaged(f"File {self.stat.file_id} in {self._name} lacks bytes of its chunks {first} to {last}")
+        raise ContentDamaged(f"File {self.stat.file_id} in {self._name} has no chunks {first} to {last} with its bytes")
 
     def _query(self, first: int, last: int) -> list[Any] | None:
-        """The chunks' bytes in order, None unless all are there with the right sizes."""
+        """The chunks' bytes in order, None unless all are there, with the right sizes and checksums."""
         # By number: a chunk that moves during the query may come from both places.
-        found = {c.get("n"): c.get("data") for c in self._find_chunks(first, last)}
-        pieces = [found.get(n) for n in range(first, last + 1)]
-        end = self.stat.size - last * self._chunk_size
-        sizes = [self._chunk_size] * (last - first) + [min(end, self._chunk_size)]
-        whole = all(isinstance(p, bytes) and len(p) == s for p, s in zip(pieces, sizes, strict=True))
-        return pieces if whole else None
+        found = {chunk.get("n"): chunk for chunk in self._find_chunks(first, last)}
+        pieces = []
+        for number in range(first, last + 1):
+            size = min(self._chunk_size, self.stat.size - number * self._chunk_size)
+            data = bytes_of(found.get(number, {}), size)
+            if data is None:
+                return None
+            pieces.append(data)
+        return pieces
 
     def _find_chunks(self, first: int, last: int) -> Iterator[Document]:
         where: Document = {"files_id": self._key, "n": {"$gte": first, "$lte": last}, OWN: self._upload}
         if self._upload is not None:
             where["files_id"] = {"$in": [self._key, self._upload]}  # either, while they are on their way to the key
-        return self._connect().chunks.find(where, {"_id": False, "n": True, "data": True}).sort("n")
+        return self._connect().chunks.find(where, {"_id": False, "n": True, "data": True, CRC: True}).sort("n")
 
     def _current(self) -> FilesDocument:
         document = self._find(self._key)

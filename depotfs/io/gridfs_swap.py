@@ -26,11 +26,12 @@ from __future__ import annotations
 import hashlib
 import random
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-from bson import ObjectId
+from bson import Int64, ObjectId
 from bson.binary import Binary
 from pymongo import ReadPreference
 from pymongo.errors import BulkWriteError, NetworkTimeout, OperationFailure, PyMongoError, ServerSelectionTimeoutError
@@ -38,7 +39,7 @@ from pymongo.errors import BulkWriteError, NetworkTimeout, OperationFailure, PyM
 from depotfs.errors import ContentDamaged, StorageUnavailable
 from depotfs.io.content import Content
 from depotfs.io.gridfs_connection import Collections
-from depotfs.io.gridfs_documents import CHUNK_SIZE, OWN, Document, FilesDocument
+from depotfs.io.gridfs_documents import CHUNK_SIZE, CRC, OWN, Document, FilesDocument
 from depotfs.io.gridfs_errors import is_duplicate, leaves_doubt
 
 BATCH: Final = 32 * CHUNK_SIZE
@@ -131,7 +132,15 @@ class Upload:
         numbers = {"$gte": first, "$lt": first + _COPIED}
         stages: list[Document] = [
             {"$match": {"files_id": {"$in": [key, source]}, "n": numbers, OWN: source}},
-            {"$project": {"_id": 0, "n": 1, "data": 1, **{name: {"$literal": value} for name, value in ours.items()}}},
+            {
+                "$project": {
+                    "_id": 0,
+                    "n": 1,
+                    "data": 1,
+                    CRC: 1,
+                    **{name: {"$literal": value} for name, value in ours.items()},
+                }
+            },
             {"$merge": {"into": self._chunks.name, "whenMatched": "fail"}},
         ]
         self._chunks.with_options(read_preference=ReadPreference.PRIMARY).aggregate(stages)
@@ -140,7 +149,8 @@ class Upload:
         first = self.size // CHUNK_SIZE  # every batch but the last is a whole number of chunks
         for n, start in enumerate(range(0, len(data), CHUNK_SIZE), first):
             piece = Binary(data[start : start + CHUNK_SIZE])
-            yield {"_id": ObjectId(), "files_id": self.place, "n": n, "data": piece, OWN: self.id}
+            own = {OWN: self.id, CRC: Int64(zlib.crc32(piece))}
+            yield {"_id": ObjectId(), "files_id": self.place, "n": n, "data": piece, **own}
 
     def _insert(self, documents: list[Document], occupied: Callable[[], None]) -> None:
         try:
@@ -186,7 +196,7 @@ def settled(collections: Collections, key: Any) -> FilesDocument | None:
         if tried:
             time.sleep(random.uniform(0.5, 1.0) * _PAUSE * tried)
         raw = collections.deciding.find_one({"_id": key})
-        document = FilesDocument(raw) if raw is not None else None
+        document = FilesDocument(raw, key) if raw is not None else None
         if document is None or not document.pending:
             return document
         finish(collections, document)

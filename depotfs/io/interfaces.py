@@ -31,6 +31,7 @@ from depotfs.errors import (
     Unsupported,
     VersionChanged,
 )
+from depotfs.io.checksums import check
 from depotfs.io.content import CHUNK, Content, StreamContent
 from depotfs.io.ids import IdForm, is_canonical
 from depotfs.io.reader import ContentReader, ReaderStream
@@ -244,13 +245,15 @@ class FileStorage(ABC):
     def load(self, file_id: FileId, largest: int) -> tuple[FileStat, bytes | None]:
         """The stat, and the whole content of that version if it has at most `largest` bytes, by few requests.
 
-        Raises: FileNotStored, VersionChanged (replaced in between).
+        Raises: FileNotStored, VersionChanged (replaced in between), ContentDamaged (another checksum than stored).
         """
         stat = self.stat(file_id)
         if stat.size > largest:
             return stat, None
         with closing(self.open_content(stat)) as reader:
-            return stat, reader.pread(0, stat.size)
+            data = reader.pread(0, stat.size)
+        check(stat, data, self.identity())
+        return stat, data
 
     def put(
         self, content: Content, metadata: FileMetadata, *, file_id: FileId, expect: Expected = ANY, commit: str = ""

@@ -398,6 +398,8 @@ def test_damage_on_the_way_down_is_seen(gcs_fake: FakeGcsServer, storage: GCSSto
     for file_id, data in ((FILE, noise(1000)), (OTHER_FILE, noise(1000) * 2)):
         with gcs_fake.faults({"flip": True, **MEDIA}), pytest.raises(ContentDamaged, match=file_id):
             storage.get(file_id).read()
+        with gcs_fake.faults({"flip": True, **MEDIA}), pytest.raises(ContentDamaged, match=file_id):
+            storage.load(file_id, 1 << 20)
         assert storage.get(file_id).read() == data
 
 

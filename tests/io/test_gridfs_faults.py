@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
 import bson.errors
@@ -34,13 +36,14 @@ from depotfs.io import gridfs_swap
 from depotfs.io.gridfs import GridFSStorage
 from depotfs.io.gridfs_commit import Commit
 from depotfs.io.gridfs_connection import Target
-from depotfs.io.gridfs_documents import CHUNK_SIZE
+from depotfs.io.gridfs_documents import CHUNK_SIZE, FilesDocument
 from depotfs.io.gridfs_errors import translated
 from depotfs.io.gridfs_swap import Upload
 from depotfs.types import ABSENT, FileId, FileStat
 from tests.io.contract_sources import METADATA, content_of, noise, put, unchanged
 from tests.io.faults import in_child
 from tests.io.gridfs_faults import counted, failing
+from tests.servers.faults import FaultProxy
 from tests.servers.mongod import Mongod
 from tests.servers.process import free_port
 
@@ -308,3 +311,109 @@ def test_forks_while_other_threads_are_at_work(storage: GridFSStorage, uri: str)
             stop.set()
         for worker in workers:
             worker.result()
+
+
+# --- bytes that are changed on the way --------------------------------------------------------------------------
+
+
+class Garbling(FaultProxy):
+    """Changes one byte of each answer that is long enough."""
+
+    at: int | None = None
+
+    @property
+    def flip(self) -> int | None:
+        return self.at
+
+    @flip.setter
+    def flip(self, _: int | None) -> None:
+        """It stays as it is."""
+
+
+@pytest.fixture
+def proxy(mongod: Mongod) -> Iterator[Garbling]:
+    proxy = Garbling(mongod.port)
+    with proxy:
+        yield proxy
+
+
+@pytest.fixture
+def through(proxy: Garbling, uri: str, storage: GridFSStorage) -> Iterator[GridFSStorage]:
+    """The same files, through the proxy."""
+    database = uri.rpartition("/")[2]
+    through = GridFSStorage(f"mongodb://127.0.0.1:{proxy.port}/{database}?serverSelectionTimeoutMS=500")
+    yield through
+    through.close()
+
+
+READS: dict[str, Callable[[GridFSStorage, FileStat], bytes | None]] = {
+    "whole": lambda storage, stat: storage.open_content(stat).pread(0, stat.size),
+    "range": lambda storage, stat: storage.open_content(stat).pread(1000, 300_000),
+    "pieces": lambda storage, stat: b"".join(storage.open_content(stat).pieces(0, stat.size, 100_000)),
+    "file": lambda storage, stat: storage.get(stat.file_id).read(),
+    "load": lambda storage, stat: storage.load(stat.file_id, stat.size)[1],
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_content_that_a_network_changed_is_seen(
+    storage: GridFSStorage, through: GridFSStorage, proxy: Garbling, read: Callable[[GridFSStorage, FileStat], Any]
+) -> None:
+    data = noise(600_000)
+    stat = put(storage, data, FILE)
+    right = read(storage, stat)
+    through.stat(FILE)
+    proxy.at = 5000
+    with pytest.raises(ContentDamaged) as raised:
+        read(through, stat)
+    assert raised.value.transient
+    proxy.at = None
+    assert read(through, stat) == right
+
+
+def test_a_copy_does_not_make_damage_permanent(
+    storage: GridFSStorage, through: GridFSStorage, proxy: Garbling, uri: str
+) -> None:
+    """Nor where it passes through here, and has no checksums of its chunks."""
+    stat = put(storage, noise(600_000), FILE)
+    storage._connection.collections().chunks.update_many({}, {"$unset": {"crc32": ""}})
+    through.stat(FILE)
+    proxy.at = 5000
+    with failing(uri, "alwaysOn", "aggregate", errorCode=59), pytest.raises(ContentDamaged):
+        through.copy(stat, OTHER, METADATA)
+    assert storage.list() == [FILE]
+
+
+@pytest.mark.parametrize("where", range(20, 340, 40))
+def test_replies_that_a_network_changed_raise_errors_of_ours(
+    storage: GridFSStorage, through: GridFSStorage, proxy: Garbling, where: int
+) -> None:
+    """And no other file is touched, whatever a reply says."""
+    data = noise(1000)
+    stat, other = put(storage, data, FILE), put(storage, data, OTHER)
+    through.limit_calls(0.5)
+    with contextlib.suppress(DepotError):
+        through.stat(FILE)
+    for call in CALLS.values():
+        proxy.at = where
+        with contextlib.suppress(DepotError):
+            call(through, stat)
+        proxy.at = None
+        assert content_of(storage, other) == data
+
+
+def test_of_a_reply_only_what_was_asked_for_is_believed(
+    storage: GridFSStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ObjectIds of neighbours differ by one bit, and chunks of other programs carry nothing that tells them apart."""
+    keys = [ObjectId(FILE), ObjectId(FILE[:-1] + "7")]
+    collections = storage._connection.collections()
+    for key in keys:
+        collections.files.insert_one({"_id": key, "length": 3, "chunkSize": 10, "uploadDate": datetime(2020, 1, 1)})
+        collections.chunks.insert_one({"files_id": key, "n": 0, "data": b"abc"})
+    other = FilesDocument(collections.files.find_one({"_id": keys[1]}) or {})
+    with pytest.raises(ContentDamaged):
+        FilesDocument(other.raw, keys[0])
+    monkeypatch.setattr(Collection, "find_one_and_delete", lambda *_, **__: other.raw)
+    storage.remove(FILE)
+    assert storage.get(keys[1]).read() == b"abc"

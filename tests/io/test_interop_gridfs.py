@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -107,6 +108,7 @@ def test_documents_are_filedepots(ours: GridFSStorage, theirs: FiledepotStorage)
     assert mine == other
     my_chunks, other_chunks = (list(chunks.find({"files_id": file_id}).sort("n")) for file_id in ids)
     assert all(isinstance(chunk.pop("depotfs"), ObjectId) for chunk in my_chunks)
+    assert all(chunk.pop("crc32") == zlib.crc32(chunk["data"]) for chunk in my_chunks)
     for mine, other in zip(my_chunks, other_chunks, strict=True):
         assert mine.keys() == other.keys()
         assert [(mine[k], type(mine[k])) for k in ("n", "data")] == [(other[k], type(other[k])) for k in ("n", "data")]
