@@ -8,7 +8,7 @@ import sys
 from depotfs.cli.arguments import Subparsers, typed
 from depotfs.daemon import control, mountpoint
 from depotfs.daemon.control import DaemonUnreachable, Message
-from depotfs.daemon.exits import CommandFailed, Exit
+from depotfs.daemon.exits import CommandFailed, Exit, exit_of
 from depotfs.daemon.holders import find_holders
 from depotfs.daemon.mountpoint import Mounted
 from depotfs.io.durations import parse_duration
@@ -73,15 +73,15 @@ def _without_daemon(where: str, error: DaemonUnreachable) -> CommandFailed:
 def _tell_outcome(where: str, reply: Message) -> int:
     for line in reply.get("kept", ()):
         print(f"depotfs: kept in the spool: {line}", file=sys.stderr)
-    code = reply["code"]
-    if code == Exit.IN_USE:
+    code = exit_of(reply["code"])
+    if code is Exit.IN_USE:
         for line in find_holders(where):
             print(f"depotfs: in use by {line}", file=sys.stderr)
         sentence = f"{reply['reason']}, so it is still mounted and goes on serving; --now detaches it all the same"
         raise CommandFailed(Exit.IN_USE, sentence)
-    if code == Exit.BYTES_KEPT:
+    if code is Exit.BYTES_KEPT:
         sentence = f"{where} is unmounted, but {reply['untold']} files are not stored; the spool keeps them"
         raise CommandFailed(Exit.BYTES_KEPT, sentence)
-    if code != Exit.OK:
-        raise CommandFailed(Exit.NO_PERMISSION, reply["reason"])
-    return Exit.OK
+    if code is not Exit.OK:
+        raise CommandFailed(code, reply["reason"])
+    return code

@@ -72,17 +72,22 @@ class Ending:
         else:
             self._go_on(refusal)
 
-    async def _refusal(self) -> InUse | CommandFailed | None:
+    async def _refusal(self) -> InUse | CommandFailed | OSError | None:
         """Why the tree cannot be unmounted; None once it is."""
         try:
             await trio.to_thread.run_sync(self._unmount)
-        except (InUse, CommandFailed) as error:
+        except (InUse, CommandFailed, OSError) as error:  # the last one where descriptors or processes are used up
             return error
         return None
 
-    def _go_on(self, refusal: InUse | CommandFailed) -> None:
+    def _go_on(self, refusal: InUse | CommandFailed | OSError) -> None:
         """The mount serves as before, and can be asked to end again."""
         _log.warning("%s; it goes on serving", refusal)
         outcome, self._outcome, self._under_way = self._outcome, _Outcome(), False
-        code = refusal.code if isinstance(refusal, CommandFailed) else Exit.IN_USE
-        outcome.tell({"code": code, "reason": str(refusal)})
+        outcome.tell({"code": _code(refusal), "reason": str(refusal)})
+
+
+def _code(refusal: InUse | CommandFailed | OSError) -> Exit:
+    if isinstance(refusal, CommandFailed):
+        return refusal.code
+    return Exit.IN_USE if isinstance(refusal, InUse) else Exit.UNEXPECTED

@@ -35,6 +35,11 @@ class Exit(enum.IntEnum):
         return member
 
 
+def exit_of(code: int) -> Exit:
+    """The exit of that number, as another process told it."""
+    return next((known for known in Exit if known == code), Exit.UNEXPECTED)
+
+
 class CommandFailed(Exception):
     """The command ends here, with one clear sentence for the user.
 

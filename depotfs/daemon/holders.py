@@ -9,19 +9,18 @@ from pathlib import Path
 
 
 def find_holders(mountpoint: str) -> list[str]:
-    """A line for each process that has something of the mount open, as far as this user may see (proc(5)).
+    """A line for each other process that has something of the mount open, as far as this user may see (proc(5)).
 
     Asks the kernel alone; a mapped file whose descriptor is closed is not found.
     """
+    processes = {int(path.name): path for path in Path("/proc").glob("[0-9]*")}
     found = []
-    for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+    for pid in sorted(processes.keys() - {os.getpid()}):
         with suppress(OSError):  # it ended, or is somebody else's
-            uses = [
-                use for use, target in _uses(process) if target == mountpoint or target.startswith(f"{mountpoint}/")
-            ]
+            uses = [use for use, target in _uses(processes[pid]) if f"{target}/".startswith(f"{mountpoint}/")]
             if uses:
-                name = (process / "comm").read_text(errors="replace").strip()
-                found.append(f"{name} (process {process.name}): {', '.join(dict.fromkeys(uses))}")
+                name = (processes[pid] / "comm").read_text(errors="replace").strip()
+                found.append(f"{name} (process {pid}): {', '.join(dict.fromkeys(uses))}")
     return found
 
 

@@ -212,8 +212,11 @@ class Daemon:
 
         What they were to store is journalled, as after a crash.
         """
-        with trio.move_on_after(_SECONDS_TO_TELL):
-            await trio.to_thread.run_sync(mountpoint.detach, self._mountpoint, abandon_on_cancel=True)
+        try:
+            with trio.move_on_after(_SECONDS_TO_TELL):
+                await trio.to_thread.run_sync(mountpoint.detach, self._mountpoint, abandon_on_cancel=True)
+        except (CommandFailed, OSError) as error:
+            _log.warning("the mount is left behind, dead: %s", error)
         outcome = await self._outcome()
         self._ending.conclude(outcome)
         with trio.move_on_after(_SECONDS_TO_TELL):

@@ -27,6 +27,30 @@ def test_what_is_not_stored_is_told_by_every_end_until_it_is(gated: GatedCommand
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+TOO_LARGE = """
+from depotfs.errors import TooLarge
+from third_party_storages import SixMethods
+
+class Small(SixMethods):
+    def _store(self, *rest):
+        raise TooLarge("the tape holds 2 bytes")
+"""
+
+
+def test_what_can_never_be_stored_is_told_by_every_end_of_every_mount(gated: GatedCommand) -> None:
+    Path(gated.directory, "lib", "small.py").write_text(TOO_LARGE)
+    configured = Path(gated.directory, "depotfs.yaml").read_text()
+    Path(gated.directory, "depotfs.yaml").write_text(configured.replace("third_party_storages.Gated", "small.Small"))
+    gated.mount()
+    (gated.mountpoint / "photos" / "one").write_text("one")
+    for number in range(3):
+        ended = gated.umount()
+        assert ended.returncode == Exit.BYTES_KEPT
+        assert told(ended.stderr) == ["photos/one held: the tape holds 2 bytes"]
+        gated.mount()
+        assert gated.log().count("WARNING in the spool: photos/one: 3 bytes, ") == number + 1
+
+
 def test_what_waits_for_a_storage_that_is_not_configured_is_told_by_the_code_of_one_end(gated: GatedCommand) -> None:
     gated.mount()
     gated.write("one")

@@ -72,7 +72,8 @@ def test_it_is_unmounted_once_everything_is_stored_and_all_who_ask_hear_the_same
 def test_a_tree_in_use_goes_on_and_can_be_asked_again() -> None:
     async def life(tree: Tree, nursery: trio.Nursery) -> None:
         tree.may_store.set()
-        for refusal, code in ((InUse("/m is in use"), 21), (CommandFailed(Exit.NO_PERMISSION, "/m is not yours"), 15)):
+        forbidden = CommandFailed(Exit.NO_PERMISSION, "/m is not yours")
+        for refusal, code in ((InUse("/m is in use"), 21), (forbidden, 15), (OSError(24, "too many open files"), 1)):
             tree.refusal = refusal
             tree.ending.begin(nursery)
             assert await tree.ending.wait() == {"code": code, "reason": str(refusal)}
@@ -80,7 +81,7 @@ def test_a_tree_in_use_goes_on_and_can_be_asked_again() -> None:
         tree.ending.begin(nursery)
         await tree.stopped.wait()
 
-    assert live(life) == ["draining", "draining", "draining", "unmounted", "stopped"]
+    assert live(life) == [*["draining"] * 4, "unmounted", "stopped"]
 
 
 def test_a_signal_ends_a_tree_in_use_too_also_if_it_was_asked_to_end_before() -> None:
