@@ -47,6 +47,11 @@ class GridFSStorage(NativeStorage):
     leaves and who repairs it. filedepot may fail to read a file during the moment of its swap. filedepot itself
     deletes before it writes: it and this class must not *write* the same id at the same time.
 
+    A move is a copy in the server, then the removal of what was copied; a process that dies in between leaves both. No
+    single update can do it: an `_id` cannot be changed, two documents do not change at once on a standalone server,
+    and filedepot finds chunks by the file's own `_id`, so that each has to be written anew anyway (measured: 64 MiB
+    take 0.4 s to copy, and 0.25 s to write anew in place, where a crash could leave chunks that two files call theirs).
+
     Needs MongoDB 4.2; from 4.4 on copies are made in the server. A file's UUID is stored as a string `_id`.
     Stored content is in the server's journal when a call returns, unless the URI says `journal=false`. Read and
     write concern, read preference and time limits are the URI's; where it has no limits, a server that cannot be

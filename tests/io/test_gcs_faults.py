@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from depotfs.io.content import BytesContent, StreamContent
 from depotfs.io.gcs import GCSStorage
 from depotfs.io.gcs_requests import GcsRequests
 from depotfs.io.gcs_upload import PIECE
-from depotfs.types import ABSENT, PRESENT, FileMetadata
+from depotfs.types import ABSENT, PRESENT, FileId, FileMetadata
 from tests.io.contract_sources import ABSENT_IDS, METADATA, OneWay, content_of, noise, put, unchanged
 from tests.servers.gcs import FakeGcsServer
 from tests.servers.process import free_port
@@ -314,6 +315,29 @@ def test_a_copy_that_was_done_is_recognised_though_its_source_is_gone(
     assert storage.copy(source, OTHER_FILE, METADATA, expect=ABSENT, commit="one") == storage.stat(OTHER_FILE)
     with pytest.raises(VersionChanged):
         storage.copy(source, OTHER_FILE, METADATA, expect=ABSENT, commit="two")
+
+
+def test_an_update_keeps_what_others_changed_meanwhile(storage: GCSStorage) -> None:
+    """Also a stat whose metadata is stale says which content it is about."""
+    stale = put(storage, b"x", FILE)
+    storage.update(stale, filename="new")
+    storage.update(stale, content_type="a/b")
+    assert storage.update(stale, modified=60).metadata == FileMetadata("new", "a/b", 60)
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE", "GET", ""])
+@pytest.mark.parametrize("times", [1, 3, 99])
+def test_a_move_never_loses_the_content(gcs_fake: FakeGcsServer, storage: GCSStorage, method: str, times: int) -> None:
+    """Whichever answers are lost: it is under one id, or under both, and a second move ends it."""
+    source = put(storage, b"source", FILE)
+    with (
+        gcs_fake.faults({"lose": True, "times": times, "method": method}),
+        contextlib.suppress(DepotError),
+    ):
+        storage.move(source, OTHER_FILE, METADATA, expect=ABSENT, commit="one")
+    assert {content_of(storage, FileId(file_id)) for file_id in storage.list()} == {b"source"}
+    moved = storage.move(source, OTHER_FILE, METADATA, expect=ABSENT, commit="one")
+    assert (storage.list(), content_of(storage, moved)) == ([OTHER_FILE], b"source")
 
 
 def test_remove_of_what_should_be_absent(storage: GCSStorage) -> None:

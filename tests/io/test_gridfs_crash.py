@@ -27,7 +27,7 @@ from depotfs.io.gridfs import GridFSStorage
 from depotfs.io.gridfs_documents import CHUNK_SIZE, FilesDocument
 from depotfs.io.gridfs_swap import finish
 from depotfs.io.times import format_stored
-from depotfs.types import PRESENT, FileId, FileMetadata, FileStat
+from depotfs.types import ABSENT, PRESENT, FileId, FileMetadata, FileStat
 from tests.io.contract_sources import ABSENT_IDS, METADATA, PNG, content_of, noise, put
 from tests.io.gridfs_faults import failing, killed_at
 from tests.servers.mongod import Mongod
@@ -179,6 +179,39 @@ def test_client_dies_at_any_step(
     assert step >= 2
     assert seen == sorted(seen), "it went back to the old state"
     assert any(seen) or action in ("update", "create small")  # their last command is the one that decides
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["", "over another"])
+def test_client_dies_at_any_step_of_a_move(
+    storage: GridFSStorage, filedepot: FiledepotStorage, uri: str, over: bool
+) -> None:
+    """The content is under the old id, or under both, or under the new one; whole, and a second move ends it."""
+    before: State = {OTHER: (NEW_DATA, METADATA)} if over else {}
+    old: State = before | {FILE: (OLD_DATA, METADATA)}
+    new: State = {OTHER: (OLD_DATA, NEW)}
+    step, seen = 0, []
+    while True:
+        for file_id in storage.list():
+            storage.remove(FileId(file_id))
+        for file_id, (data, metadata) in old.items():
+            put(storage, data, FileId(file_id), metadata=metadata)
+        source = _stat(storage)
+        expect = storage.stat(OTHER).version if over else ABSENT
+
+        def act(storage: GridFSStorage, source: FileStat = source, expect: str = expect) -> object:
+            return storage.move(source, OTHER, NEW, expect=expect, commit="c")
+
+        if not killed_at(uri, step, act):
+            break
+        seen.append([old, new | {FILE: (OLD_DATA, METADATA)}, new].index(state_of(storage)))
+        act(storage)
+        assert seen_by(filedepot) == state_of(storage) == new, f"step {step}"
+        storage.sweep(older_than=0)
+        assert orphans(storage) == 0, f"step {step}"
+        step += 1
+    assert state_of(storage) == new
+    assert seen == sorted(seen)
+    assert set(seen) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("action", ["create", "replace", "copy over another"])
