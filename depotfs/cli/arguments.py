@@ -28,6 +28,6 @@ def typed(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """The command takes `--config FILE`."""
+    """Adds `--config FILE`."""
     text = "the configuration; otherwise $DEPOTFS_CONFIG, else ./depotfs.yaml if there is one"
     parser.add_argument("--config", metavar="FILE", help=text)

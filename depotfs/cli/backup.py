@@ -15,7 +15,7 @@ from depotfs.io.interfaces import FileStorage
 
 
 def add_parser(commands: Subparsers) -> None:
-    """`backup` is a command."""
+    """Adds `backup` to the commands."""
     text = "bring every file of a storage into another, with its id, filename, content type and time"
     parser = commands.add_parser("backup", help=text, description=f"{text}; what is there already is not sent again")
     parser.add_argument("source", metavar="SOURCE", help="a configured storage or alias")
@@ -65,7 +65,7 @@ def _find(settings: Settings, name: str) -> StorageSettings:
         if storage.name == real:
             return storage
     names = ", ".join([*(storage.name for storage in settings.storages), *settings.aliases])
-    raise CommandFailed(Exit.USAGE, f"No storage or alias is named {name!r}; there are {names}")
+    raise CommandFailed(Exit.USAGE, f"No storage or alias is named {name!r}; the configured ones are {names}")
 
 
 def _show(progress: BackupProgress) -> None:

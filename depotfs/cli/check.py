@@ -10,11 +10,11 @@ from depotfs.daemon.exits import Exit
 
 
 def add_parser(commands: Subparsers) -> None:
-    """`config check` is a command."""
+    """Adds `config check` to the commands."""
     text = "look at a configuration"
     group = commands.add_parser("config", help=text, description=text)
     subcommands = group.add_subparsers(required=True, metavar="WHAT")
-    text = "name every mistake in it with file and line; no storage is asked for anything"
+    text = "name every mistake in it with file and line; no storage is contacted"
     parser = subcommands.add_parser("check", help=text, description=text)
     parser.add_argument("file", metavar="FILE", nargs="?", help="otherwise the one that mount would take")
     text = "say also whether it can be mounted there: no storage and no spool may lie in its own mount"

@@ -18,7 +18,7 @@ from depotfs.daemon.values import parse_log_level
 
 
 def add_parser(commands: Subparsers) -> None:
-    """`mount` is a command."""
+    """Adds `mount` to the commands."""
     text = "mount the configured storages; without a configuration one, `default`, in ./files"
     parser = commands.add_parser("mount", help=text, description=text)
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", help="an empty directory")

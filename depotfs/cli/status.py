@@ -17,7 +17,7 @@ _SECONDS = 10.0
 
 
 def add_parser(commands: Subparsers) -> None:
-    """`status` is a command."""
+    """Adds `status` to the commands."""
     text = "tell what is mounted and what is not stored yet, with age and reason"
     parser = commands.add_parser("status", help=text, description=text)
     parser.add_argument("mountpoint", metavar="MOUNTPOINT")

@@ -15,7 +15,7 @@ from depotfs.io.durations import parse_duration
 
 
 def add_parser(commands: Subparsers) -> None:
-    """`umount` is a command."""
+    """Adds `umount` to the commands."""
     text = "store what is not stored yet, unmount, and return when the daemon has ended"
     parser = commands.add_parser("umount", help=text, description=text)
     parser.add_argument("mountpoint", metavar="MOUNTPOINT")
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         reply = ask(where, mounted, "end now" if arguments.now else "end", arguments.timeout)
     except TimeoutError:
-        sentence = f"The daemon of {where} still stores files after {arguments.timeout:g} s; it goes on with that"
+        sentence = f"The daemon of {where} is still storing files after {arguments.timeout:g} s and will continue"
         raise CommandFailed(Exit.TIMED_OUT, sentence) from None
     except DaemonUnreachable as error:
         raise _without_daemon(where, error) from None

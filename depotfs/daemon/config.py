@@ -38,7 +38,7 @@ def find_config(given: str | None) -> str | None:
     """The file to read: the one given, else `$DEPOTFS_CONFIG`, else `./depotfs.yaml` if there is one, else None."""
     if given or (given := os.environ.get("DEPOTFS_CONFIG")):
         return given
-    return _DEFAULT if os.path.exists(_DEFAULT) else None
+    return _DEFAULT if os.path.lexists(_DEFAULT) else None  # a dangling link is no reason for the embedded one
 
 
 def load(path: str | None) -> Settings:

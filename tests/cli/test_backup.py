@@ -56,7 +56,7 @@ def test_an_unknown_storage_is_told_with_those_there_are(command: Command) -> No
     configure(command)
     ended = command.run("backup", "one", "three")
     assert ended.returncode == Exit.USAGE
-    assert ended.stderr == "depotfs: No storage or alias is named 'three'; there are one, two, other\n"
+    assert ended.stderr == "depotfs: No storage or alias is named 'three'; the configured ones are one, two, other\n"
 
 
 @pytest.mark.parametrize("target", ["two", "other"])

@@ -51,7 +51,7 @@ def test_the_limit_of_waiting_ends_only_the_waiting_and_so_does_another_umount_o
     gated.write("one")
     ended = gated.umount("--timeout", "0.1s")
     assert ended.returncode == Exit.TIMED_OUT
-    assert "goes on" in ended.stderr
+    assert "still storing files after 0.1 s and will continue" in ended.stderr
     waiting = [gated.start("umount", str(gated.mountpoint)) for _ in range(2)]
     asked(gated, 3)
     os.kill(daemon, signal.SIGTERM)  # as `systemctl stop` does

@@ -263,6 +263,10 @@ def test_the_file_is_the_given_one_then_the_environments_then_the_one_in_the_wor
     monkeypatch.setenv("DEPOTFS_CONFIG", "/etc/one.yaml")
     assert find_config(None) == "/etc/one.yaml"
     assert find_config("other.yaml") == "other.yaml"
+    monkeypatch.delenv("DEPOTFS_CONFIG")
+    (tmp_path / "depotfs.yaml").unlink()
+    (tmp_path / "depotfs.yaml").symlink_to("gone.yaml")
+    assert find_config(None) == "depotfs.yaml", "which cannot be read, and so is told"
 
 
 def test_the_example_has_no_mistakes_and_shows_every_key() -> None:
