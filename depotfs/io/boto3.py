@@ -445,8 +445,10 @@ class S3Storage(NativeStorage):
                 raise
             self._requests.delete(self._key(file_id))
         except ConditionFailed:
-            if self._find(file_id) is not None:
-                raise VersionChanged(f"File {file_id} was replaced in {self.identity()}") from None
+            found = self._find(file_id)
+            if found is not None:
+                self._raise_if_lost(file_id, expect, found)
+                self._requests.delete(self._key(file_id))  # Swift compares ETags of objects in parts with another one
 
 
 class _S3Reader(ContentReader):
