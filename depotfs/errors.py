@@ -7,6 +7,11 @@ kernel is answered (`depotfs.fuse.errnos`).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from depotfs.types import FileStat
+
 
 class DepotError(Exception):
     """Anything that went wrong by a cause that this project knows.
@@ -66,6 +71,18 @@ class VersionChanged(DepotError, OSError):
     """The content that the call was conditional on is gone: replaced or deleted by somebody else."""
 
     curable = False
+
+
+class SourceLeft(DepotError, OSError):
+    """The target of a move has the content, and so has the source still: it could not be removed, or that is unknown.
+
+    Attributes:
+        stat: what is stored under the target's id.
+    """
+
+    def __init__(self, message: str, stat: FileStat) -> None:
+        super().__init__(message)
+        self.stat = stat
 
 
 class AccessDenied(DepotError, PermissionError):

@@ -34,6 +34,7 @@ from depotfs.errors import (
 from depotfs.io.checksums import check
 from depotfs.io.content import CHUNK, Content, StreamContent
 from depotfs.io.ids import IdForm, is_canonical
+from depotfs.io.moves import move_by_copy
 from depotfs.io.reader import ContentReader, ReaderStream
 from depotfs.io.times import from_datetime, to_datetime
 from depotfs.types import (
@@ -121,6 +122,10 @@ class FileStorage(ABC):
         max_size: the largest content in bytes that it can hold, None for no limit of its own.
         conditional: whether `expect` is checked and acted on in one atomic step by the storage itself.
         ranged: `open_content` of a stat that is not empty asks nothing; each `pread` fetches just its range.
+
+    Attributes:
+        call_seconds: total seconds that one call may take without progress, None for the storage's own limits. The
+            mount sets it from its `deadline`; a storage that waits for a server honours it.
     """
 
     id_form: ClassVar[IdForm] = IdForm.UUID
@@ -128,6 +133,7 @@ class FileStorage(ABC):
     max_size: int | None = None
     conditional: bool = False
     ranged: ClassVar[bool] = False
+    call_seconds: float | None = None
     _warned: bool = False
 
     # --- filedepot's six -------------------------------------------------------------------------------------
@@ -316,25 +322,23 @@ class FileStorage(ABC):
     ) -> FileStat:
         """`target` has the bytes of exactly `source` and this metadata, and nothing is stored under the source's id.
 
-        Atomic for readers of the target. What somebody else has stored under the source's id meanwhile stays.
-        Raises: as `copy`. One that fails has changed nothing, or has left both, never neither: it looks at what is
-            there before it undoes anything.
+        Readers of the target see the whole old or the whole new file. What others stored under the source's id
+        meanwhile stays there. To the source's own id it is an update of the metadata.
+
+        Args:
+            expect: of the target, see `depotfs.types.Expected`.
+            commit: an id to remember beside the content, as in `put`.
+        Raises:
+            VersionChanged, FileNotStored: the source is not that version any more.
+            AlreadyStored, FileNotStored, VersionChanged: the target is not as expected.
+            AccessDenied, StorageUnavailable …: as `put` and `remove`. Nothing was changed; after StorageUnavailable
+                the target may have the content, look at `commit`.
+            SourceLeft: the target has the content, and the source is there all the same. A removal in doubt is
+                never undone, since it might still happen.
+        The content is stored under one of the two ids at any moment. Made of `copy` and `remove`: for a moment it is
+        under both, and stays so if the process dies then.
         """
-        stat = self.copy(source, target, metadata, expect=expect, commit=commit)
-        try:
-            self.remove(source.file_id, expect=source.version)
-        except VersionChanged:
-            return stat
-        except Exception:
-            try:
-                if self.stat(source.file_id).version != source.version:
-                    return stat
-            except FileNotStored:
-                return stat
-            if expect == ABSENT:
-                self.remove(target, expect=stat.version)
-            raise
-        return stat
+        return move_by_copy(self, self.copy, source, target, metadata, expect, commit)
 
     def remove(self, file_id: FileId, *, expect: Expected = ANY) -> None:
         """Nothing is stored under that id, and if `expect` is a version, it was that one that went.

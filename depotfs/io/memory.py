@@ -15,6 +15,7 @@ from typing import Any, Final
 from depotfs.errors import AlreadyStored, FileNotStored, TooLarge, VersionChanged
 from depotfs.io.content import CHUNK, Content
 from depotfs.io.interfaces import PAGE
+from depotfs.io.moves import move_onto_itself
 from depotfs.io.native import NativeStorage
 from depotfs.io.reader import ContentReader
 from depotfs.io.times import from_datetime, to_datetime
@@ -91,6 +92,19 @@ class MemoryFileStorage(NativeStorage):
         reader = self.open_content(source)
         return self._store(target, reader.pread(0, source.size), metadata, expect, commit)
 
+    def move(
+        self, source: FileStat, target: FileId, metadata: FileMetadata, *, expect: Expected = ANY, commit: str = ""
+    ) -> FileStat:
+        if target == source.file_id:
+            return move_onto_itself(self, source, metadata, expect)
+        with self._lock:
+            self._check(source.file_id, source.version)
+            self._check(target, expect)
+            record = self._made(self.files[source.file_id]["data"], metadata, commit)
+            self.files[target] = record
+            del self.files[source.file_id]
+        return _stat_of(target, record)
+
     def update(
         self,
         file: FileStat,
@@ -129,8 +143,15 @@ class MemoryFileStorage(NativeStorage):
         return record
 
     def _store(self, file_id: FileId, data: bytes, metadata: FileMetadata, expect: Expected, commit: str) -> FileStat:
+        record = self._made(data, metadata, commit)
+        with self._lock:
+            self._check(file_id, expect)
+            self.files[file_id] = record
+        return _stat_of(file_id, record)
+
+    def _made(self, data: bytes, metadata: FileMetadata, commit: str) -> dict[str, Any]:
         number = next(self._numbers)
-        record = {
+        return {
             "data": data,
             "metadata": {
                 "filename": metadata.filename,
@@ -143,10 +164,6 @@ class MemoryFileStorage(NativeStorage):
             "changed_ns": time.time_ns(),
             "commit": commit,
         }
-        with self._lock:
-            self._check(file_id, expect)
-            self.files[file_id] = record
-        return _stat_of(file_id, record)
 
     def _check(self, file_id: FileId, expect: Expected) -> None:
         if expect is ANY:

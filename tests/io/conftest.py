@@ -2,7 +2,7 @@
 
 import pytest
 
-for _module in ("files", "streams", "versions", "races", "sources"):
+for _module in ("files", "streams", "versions", "moves", "races", "sources"):
     pytest.register_assert_rewrite(f"tests.io.contract_{_module}")
 
 

@@ -32,7 +32,7 @@ EXACT = (
 
 class TestLocalFileStorage(StorageContract):
     lacks = dict.fromkeys(
-        ["test_commit_id_is_kept", "test_commit_id_survives_an_update"],
+        ["test_commit_id_is_kept", "test_commit_id_survives_an_update", "test_commit_id_of_a_move_is_kept"],
         "filedepot reads no metadata.json with further keys; the content itself can be compared instead",
     )
 
@@ -447,6 +447,43 @@ class TestErrors:
             assert storage.list() == []
 
         assert in_child(work) == 0
+
+
+class TestMoves:
+    def test_content_of_any_size_stays_where_it_is_on_the_disk(self, storage: LocalFileStorage, root: Path) -> None:
+        source = put(storage, b"", FILE)
+        with (root / FILE / "file").open("r+b") as file:
+            file.truncate(1 << 40)  # all of it a hole
+        source = storage.stat(FILE)
+        before = (root / FILE / "file").stat()
+        moved = storage.move(source, OTHER, METADATA)
+        after = (root / OTHER / "file").stat()
+        assert (after.st_ino, after.st_blocks, after.st_nlink) == (before.st_ino, before.st_blocks, 1)
+        assert (moved.version, storage.stat(OTHER)) == (source.version, moved)
+        assert [path.name for path in root.iterdir()] == [OTHER]
+
+    def test_file_system_without_links(
+        self, storage: LocalFileStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail() -> None:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+        source = put(storage, noise(300_000), FILE)
+        steps = Steps(1, fail, only="link")
+        steps.install(monkeypatch)
+        moved = storage.move(source, OTHER, METADATA, expect=ABSENT)
+        assert steps.reached
+        assert content_of(storage, moved) == noise(300_000)
+        assert storage.stat(OTHER) == moved
+        assert storage.list() == [OTHER]
+
+    def test_who_reads_a_file_reads_on_when_it_moves(self, storage: LocalFileStorage) -> None:
+        source = put(storage, b"data", FILE)
+        reader = storage.open_content(source)
+        put(storage, b"old", OTHER)
+        storage.move(source, OTHER, METADATA)
+        assert reader.pread(0, 9) == b"data"
+        reader.close()
 
 
 class TestVersions:

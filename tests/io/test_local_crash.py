@@ -13,7 +13,7 @@ import pytest
 from depotfs.errors import DepotError, FileNotStored, VersionChanged
 from depotfs.io.content import BytesContent, FileContent
 from depotfs.io.local import LocalFileStorage
-from depotfs.types import FileId, FileMetadata
+from depotfs.types import ABSENT, FileId, FileMetadata
 from tests.io.contract_sources import ABSENT_IDS, METADATA, content_of, put
 from tests.io.faults import Steps, in_child, without_exchange
 
@@ -166,6 +166,64 @@ def test_killed_at_every_step(directory: Path, case: str, exchange: bool) -> Non
         if code == 0:
             assert number > 5
             return
+
+
+class Move:
+    """A storage whose file is about to move, to where another one may be."""
+
+    content: State = (b"another file", NEW)
+
+    def __init__(self, root: Path, over: bool) -> None:
+        self.root, self.over = root, over
+        self.storage = LocalFileStorage(root)
+        self.source = put(self.storage, b"another file", OTHER, metadata=METADATA)
+        self.base = put(self.storage, b"old content", FILE) if over else None
+
+    def make(self) -> None:
+        self.storage.move(self.source, FILE, NEW, expect=self.base.version if self.base else ABSENT)
+
+    def check(self, *, done: bool) -> None:
+        """Seen by a storage that starts afresh: nothing happened, or all, or both names have the content, whole."""
+        storage = LocalFileStorage(self.root)
+        target = _state(storage)
+        source = content_of(storage, OTHER) if storage.exists(OTHER) else None
+        before: State = OLD_STATE if self.over else None
+        expected: list[tuple[State, bytes | None]] = [(self.content, None)]
+        if not done:
+            expected += [(before, b"another file"), (self.content, b"another file")]
+        assert (target, source) in expected
+        put(storage, b"x", FILE)
+        assert {path.name for path in self.root.iterdir()} <= {FILE, OTHER}
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["", "no exchange"])
+@pytest.mark.parametrize("over", [False, True], ids=["", "over another"])
+@pytest.mark.parametrize("killed", [False, True], ids=["failing", "killed"])
+def test_move_that_ends_at_every_step(directory: Path, over: bool, exchange: bool, killed: bool) -> None:
+    for number in range(1, 200):
+        move = Move(directory / str(number), over)
+        steps = Steps(number, (lambda: os._exit(KILLED)) if killed else _fail)
+
+        def work(move: Move = move, steps: Steps = steps) -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                if not exchange:
+                    without_exchange(patch)
+                steps.install(patch)
+                move.make()
+
+        if killed:
+            done = in_child(work) == 0
+        else:
+            try:
+                work()
+                done = True
+            except (DepotError, OSError):
+                done = False
+        move.check(done=done)
+        if done and (killed or steps.reached is None):
+            assert number > 5
+            return
+    pytest.fail("the work never ends")
 
 
 def test_processes_count_together(tmp_path: Path) -> None:

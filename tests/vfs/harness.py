@@ -26,9 +26,10 @@ from depotfs.vfs.volume import Volume
 
 
 class FarMemory(MemoryFileStorage):
-    """Memory that is asked from worker threads and read through the cache, as a server is."""
+    """Memory that is asked from worker threads, read through the cache, and moves by copy and remove, as a server."""
 
     inline = False
+    move = FileStorage.move
 
 
 class PlainListing(FarMemory):

@@ -42,7 +42,8 @@ class Faulty(FarMemory):
         failures: by method, what its next calls raise.
         broken: puts under that id raise what no storage should.
         gates: by method, what its calls wait for.
-        lost_replies: how many of the next puts and copies land and say that they did not.
+        lost_replies: how many of the next puts and copies land and say that they did not; after a copy, the storage
+            cannot be asked what it has either.
         calls: names of all methods called.
     """
 
@@ -84,6 +85,7 @@ class Faulty(FarMemory):
         stored = super().copy(*args, **options)
         if self.lost_replies:
             self.lost_replies -= 1
+            self.failures["stat"] = [StorageUnavailable("the look, too")]
             raise StorageUnavailable("the reply was lost")
         return stored
 
