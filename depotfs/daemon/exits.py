@@ -8,7 +8,7 @@ import enum
 class Exit(enum.IntEnum):
     """Exit codes of every command; one cause each."""
 
-    OK = 0, "done; of `umount`: everything is stored"
+    OK = 0, "done; of `umount`: everything that it had to store is stored"
     UNEXPECTED = 1, "a storage failed, as the message says, or something unforeseen, and the log has a traceback"
     USAGE = 2, "wrong arguments, or a configuration with errors"
     MOUNTPOINT_MISSING = 10, "the mountpoint does not exist"
