@@ -31,6 +31,7 @@ class File:
         modified: seconds, as stat(2) has to show it; None: unknown.
         origins: the places under which the storage may have it while it is seen under a scratch name.
         outside: somebody else made it.
+        doubtful: what should have replaced or removed it failed, and may have happened.
     """
 
     def __init__(self, number: int, content: Sparse, *, outside: bool = False) -> None:
@@ -42,6 +43,7 @@ class File:
         self.modified: int | None = None
         self.origins: set[Place] = set()
         self.outside = outside
+        self.doubtful = False
         self._changes = 0
         self._readers: list[set[int]] = []
 
@@ -154,13 +156,14 @@ class Mutation:
     """A change of the directory that is under way, or of which nobody knows whether it happened.
 
     Attributes:
-        late: nobody waits for it any more: a later change of its places is the last of it.
+        late: nobody waits for it any more: a later change of its places is the last of it, unless it goes on.
     """
 
     def __init__(self, number: int, places: tuple[Place, ...]) -> None:
         self.number = number
         self.places = places
         self.late = False
+        self.goes_on = False
 
     def steps(self, names: Names, stage: str) -> Iterator[tuple[Names, str]]:
         """What may come next in a world in which it is at that stage: "" not begun, "done" done."""
@@ -222,6 +225,8 @@ class Moving(Mutation):
             yield {**names, old: None, new: file}, "done"
         elif stage == "copied":
             yield {**names, old: None, new: file}, "done"
+            if self.late:
+                yield {**names, old: None}, "done"  # who looked in between knows it as another one
         elif stage == "taken":
             yield {**names, old: None}, "done"
 
@@ -300,8 +305,18 @@ class Model:
             )
         self._pending.remove(mutation)
         places = set(mutation.places)
-        self._pending = [other for other in self._pending if not (other.late and places & set(other.places))]
+        self._pending = [
+            other for other in self._pending if not other.late or other.goes_on or not places & set(other.places)
+        ]
         self._become([self._settled(known) for known in worlds])
+
+    def failed(self, mutation: Mutation, *, goes_on: bool) -> None:
+        """It was answered with an error: nobody knows whether it has happened, or, if it goes on, will."""
+        mutation.late, mutation.goes_on = True, goes_on
+        self._become(self._worlds.values())
+        for file in self.at(mutation.places[-1]):
+            if file is not None:
+                file.doubtful = True
 
     def did_not_happen(self, mutation: Mutation) -> None:
         """It was answered that nothing is or was changed."""

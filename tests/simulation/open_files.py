@@ -176,10 +176,10 @@ class OpenFiles(Kernel):
         try:
             yield
         except Refused as refused:
-            if refused.code in refusals and refused.code not in self.world.errnos:
+            if refused.code in refusals and not self.world.errnos:
                 self.model.did_not_happen(mutation)
             else:
-                mutation.late = True
+                self.model.failed(mutation, goes_on="it goes on" in str(refused.__cause__))
             raise
 
     async def read(self, opened: Opened, offset: int, size: int) -> None:
@@ -188,7 +188,7 @@ class OpenFiles(Kernel):
         while offset < end:
             length = min(_CHUNK, end - offset)
             with _reading(opened.inode.file) as seen:
-                with self._answering(f"read of {opened.inode.file}"):
+                with self._answering(f"read of {opened.inode.file}", *_stale(opened.inode.file)):
                     data = bytes(await self.fs.read(opened.fh, offset, length))
                 file = opened.inode.file
                 if file is not None and not file.read(seen, offset, length, data):
@@ -208,7 +208,7 @@ class OpenFiles(Kernel):
             with inode.file.changing(lambda content: content.write(offset, data)) as change:
                 inode.version += 1
                 try:
-                    with self._answering(f"write of {inode.file}"):
+                    with self._answering(f"write of {inode.file}", *_stale(inode.file)):
                         count = await self.fs.write(opened.fh, offset, data)
                 except Refused as refused:
                     change.undone = refused.code in (errno.ESTALE, errno.ENOSPC)
@@ -231,7 +231,7 @@ class OpenFiles(Kernel):
         file = opened.inode.file
         async with opened.inode.lock:
             first = min(file.live) if file else 0
-            with self._answering(f"fsync of {file}"):
+            with self._answering(f"fsync of {file}", *_stale(file)):
                 await self.fs.fsync(opened.fh)
             if file is not None:
                 opened.wrote = opened.truncated = None
@@ -245,7 +245,7 @@ class OpenFiles(Kernel):
         opened.descriptors -= 1
         last = not opened.descriptors
         try:
-            with self._answering(f"close of {file}"):
+            with self._answering(f"close of {file}", *_stale(file)):
                 await self.fs.flush(opened.fh)
             if file is not None and wrote is not None:
                 self._acknowledged(file, wrote, "close", durable=False)
@@ -287,3 +287,8 @@ def _reading(file: File | None) -> Iterator[set[int]]:
         return
     with file.reading() as seen:
         yield seen
+
+
+def _stale(file: File | None) -> tuple[int, ...]:
+    """ESTALE, where a file may have been replaced or removed though its program was told that this failed."""
+    return (errno.ESTALE,) if file is not None and file.doubtful else ()

@@ -150,7 +150,7 @@ class Program:
             storage.keep(FileId(file_id), content, metadata, outside=True)
 
     def _unsettled(self, mutation: Mutation) -> None:
-        mutation.late = True
+        mutation.late = mutation.goes_on = True  # it may be hidden by what this mount has not stored yet
         self.kernel.model.begin(mutation)
 
     async def _weather(self, _: Operation, kind: str, seconds: float) -> None:

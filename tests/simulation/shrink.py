@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from tests.simulation.plan import Case, without
@@ -20,6 +21,17 @@ def shrunk(case: Case, result: Result) -> Case:
 
     for _ in range(2):
         case = _with_fewer_faults(_with_fewer_operations(case, fails), fails)
+        case = _without_waits(case, fails)
+    return case
+
+
+def _without_waits(case: Case, fails: Callable[[Case], bool]) -> Case:
+    for number, operation in enumerate(case.operations):
+        if operation.wait:
+            sooner = list(case.operations)
+            sooner[number] = replace(operation, wait=0.0)
+            if fails(without(case, sooner)):
+                case = without(case, sooner)
     return case
 
 

@@ -117,22 +117,23 @@ class SystemCalls(OpenFiles):
         async with directory.shared():
             with self.model.looking() as look:
                 names = await self._entries(directory)
-            counts = dict.fromkeys(self.model.places, 0)
+            entries: dict[Place, list[str]] = {place: [] for place in self.model.places}
             for name in names:
                 place = name if name in SCRATCH else self._places.get(FileId(name))
                 if place is None:
                     self.world.violate(f"{name} is listed, which nobody made")
                 else:
-                    counts[place] += 1
-            for place, count in counts.items():
-                self._listed(look, place, count)
+                    entries[place].append(name)
+            for place, found in entries.items():
+                self._listed(look, place, found)
 
-    def _listed(self, look: Look, place: Place, count: int) -> None:
-        if count > 1 and not look.disturbed:
-            self.world.violate(f"{place} is listed {count} times")
-        elif count == 1:
+    def _listed(self, look: Look, place: Place, names: list[str]) -> None:
+        # A scratch name becomes an id when it is stored.
+        if len(names) > len(set(names)) and not look.disturbed:
+            self.world.violate(f"{place} is listed as {names}")
+        elif names:
             self.model.saw(look, place, lambda file: file is not None, "an entry of the listing")
-        elif not count:
+        else:
             self.model.saw(look, place, lambda file: file is None, "no entry of the listing")
 
     async def _entries(self, directory: Directory) -> list[str]:
@@ -176,7 +177,8 @@ class SystemCalls(OpenFiles):
         with self._answering("opendir"):
             fh = await self.fs.opendir(directory.node_id)
         try:
-            with self._answering("fsyncdir"):
+            failures = (errno.EIO,) if self.world.errnos else ()  # of one errno, whatever failed
+            with self._answering("fsyncdir", *failures):
                 await self.fs.fsyncdir(fh)
         finally:
             with self._answering("releasedir"):

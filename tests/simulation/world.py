@@ -65,7 +65,8 @@ class World:
     def __init__(self, settings: Settings, suppressed: frozenset[str] = frozenset()) -> None:
         self.settings = settings
         self.lines: list[str] = []
-        self.errnos: set[int] = set()
+        # What takes several calls may then take longer than its deadline.
+        self.errnos: set[int] = {errno.EIO} if settings.delay > 1 else set()
         self.fired: list[str] = []
         self.suppressed = suppressed
         self.weather: set[str] = set()
