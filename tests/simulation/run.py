@@ -66,6 +66,7 @@ class Run:
         self._scope: trio.CancelScope | None = None
         self._survivor: storages.SimulatedStorage | None = None
         self._mounts = 0
+        self._unclosed: set[int] = set()
         self.world.die = self._die
 
     def result(self) -> Result:
@@ -110,6 +111,7 @@ class Run:
         self.world.restarting = False
         with suppress_dead(), trio.CancelScope() as self._scope:
             async with mounted(self.storage, self.directory, self._options(), self.catalog) as tree:
+                self._unclosed = {file.number for file in tree.spool.files() if file.state is State.OPEN}
                 if self._mounts:
                     await self._look_after_end(tree)
                 self._mounts += 1
@@ -256,8 +258,8 @@ class Run:
 
     def _may_be_held(self, file: SpoolFile) -> bool:
         """Whether a person has to decide about it: it was never closed, or lost a race."""
-        if "never closed" in file.reason:
-            return self.storage.number > 0
+        if file.number in self._unclosed:
+            return file.state is State.OPEN
         return file.state is State.HELD and errno.ESTALE in self.world.errnos
 
     async def _last_mount(self) -> None:
