@@ -24,6 +24,11 @@ class Refused(Exception):
         super().__init__(errno.errorcode.get(code, str(code)))
         self.code = code
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether what was to be done is still under way."""
+        return "it goes on" in str(self.__cause__)
+
 
 @dataclass(eq=False)
 class Inode:

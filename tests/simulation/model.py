@@ -31,6 +31,9 @@ class File:
         modified: seconds, as stat(2) has to show it; None: unknown.
         origins: the places under which the storage may have it while it is seen under a scratch name.
         outside: somebody else made it.
+        replaced: files that it took the place of, which may be back if nothing of it was promised.
+        goes_on: a change of it was answered with an error and may still be under way.
+        lineage: of twins, the same: two files that a rename on its way may have made of one.
         doubtful: what should have replaced or removed it failed, and may have happened.
     """
 
@@ -43,6 +46,9 @@ class File:
         self.modified: int | None = None
         self.origins: set[Place] = set()
         self.outside = outside
+        self.replaced: set[File] = set()
+        self.goes_on = False
+        self.lineage = number
         self.doubtful = False
         self._changes = 0
         self._readers: list[set[int]] = []
@@ -68,6 +74,7 @@ class File:
             if made.undone:
                 self._show(before)
                 self.modified = modified
+            self.goes_on = self.goes_on or made.goes_on
             raise
         finally:
             self._changes -= 1
@@ -104,7 +111,7 @@ class File:
 
     def _see(self, seen: set[int], fits: Callable[[Sparse], bool]) -> bool:
         fitting = {index for index in seen if fits(self.states[index])}
-        if fitting and seen == self.live and not self._changes:
+        if fitting and seen == self.live and not self._changes and not self.goes_on:
             self.live = fitting
         return bool(fitting)
 
@@ -135,6 +142,7 @@ class Change:
     file: File
     before: set[int]
     undone: bool = False
+    goes_on: bool = False
     instead: Callable[[Sparse], Sparse] | None = None
 
 
@@ -182,20 +190,29 @@ class Making(Mutation):
             yield {**names, self.places[0]: self.file}, "done"
 
 
-class Putting(Making):
-    """A file whatever was there: somebody else's."""
-
-    def steps(self, names: Names, stage: str) -> Iterator[tuple[Names, str]]:
-        if not stage:
-            yield {**names, self.places[0]: self.file}, "done"
-
-
 class Removing(Mutation):
     """A file goes."""
 
     def steps(self, names: Names, stage: str) -> Iterator[tuple[Names, str]]:
         if not stage and names[self.places[0]] is not None:
             yield {**names, self.places[0]: None}, "done"
+
+
+class Outside(Mutation):
+    """Somebody else puts or removes a file, and with it what was renamed to a scratch name but is not stored there."""
+
+    def __init__(self, number: int, place: Place, file: File | None) -> None:
+        super().__init__(number, (place,))
+        self.file = file
+
+    def steps(self, names: Names, stage: str) -> Iterator[tuple[Names, str]]:
+        (place,) = self.places
+        if not stage:
+            yield {**names, place: self.file}, "done"
+        if stage != "all":
+            moved = [other for other, file in names.items() if file is not None and place in file.origins]
+            if moved:
+                yield {**names, **dict.fromkeys(moved), place: names[place] if stage else self.file}, "all"
 
 
 class Moving(Mutation):
@@ -205,13 +222,13 @@ class Moving(Mutation):
         super().__init__(number, (old, new))
         self._numbers = numbers
         self._twins: dict[File, File] = {}
-        self.moved: set[File] = set()
 
     def twin(self, file: File) -> File:
         """The other of the two."""
         if file not in self._twins:
             twin = self._twins[file] = File(next(self._numbers), file.states[0])
             twin.states, twin.live = list(file.states), set(file.live)
+            twin.lineage = file.lineage
             twin.kept, twin.durable, twin.origins = file.kept, file.durable, set(file.origins)
         return self._twins[file]
 
@@ -219,7 +236,8 @@ class Moving(Mutation):
         old, new = self.places
         file = names[old]
         if not stage and file is not None and old != new:
-            self.moved.add(file)
+            if (replaced := names[new]) is not None:
+                file.replaced |= {replaced, *replaced.replaced}
             yield {**names, new: self.twin(file)}, "copied"
             yield {**names, old: self.twin(file), new: file}, "taken"
             yield {**names, old: None, new: file}, "done"
@@ -333,6 +351,8 @@ class Model:
         """Whatever has not happened by now never will: nothing is under way."""
         self._pending = []
         self._become([self._settled(known) for known in self._worlds.values()])
+        for file in {file for place in self.places for file in self.at(place) if file is not None}:
+            file.goes_on = False
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -386,19 +406,39 @@ class Model:
             content = found[place]
             if file is not None and content is not None and file.may_be_left(content, power=power):
                 continue
-            if content is not None and not self._may_be_back(names, place, content, power=power):
+            if content is not None and not self._may_be_back(names, place, content, found, power=power):
                 return f"{content} is at {place}"
             if content is None and file is not None and not self._may_be_gone(file, place, found, power=power):
                 return f"nothing is at {place}"
         return None
 
-    def _may_be_back(self, names: Names, place: Place, content: Sparse, *, power: bool) -> bool:
-        """Whether it is a file that was renamed to a scratch name, where the storage has it still."""
+    def _may_be_back(
+        self, names: Names, place: Place, content: Sparse, found: dict[Place, Sparse | None], *, power: bool
+    ) -> bool:
+        """Whether it is what the storage still has of a file that is elsewhere, since it was or is being renamed."""
         made = names[place]
+        if made is not None and content in made.states and self._has_twin(names, place, found, power=power):
+            return True
         if made is not None and (made.durable if power else made.kept) is not None:
             return False
+        if made is not None and any(content in file.states for file in made.replaced):
+            return True
         moved = (file for scratch, file in names.items() if scratch in self.scratch and file is not None)
         return any(place in file.origins and content in file.states for file in moved)
+
+    @staticmethod
+    def _has_twin(names: Names, place: Place, found: dict[Place, Sparse | None], *, power: bool) -> bool:
+        """Whether all that was acknowledged of the file is at another place."""
+        made = names[place]
+        return any(
+            other != place
+            and file is not None
+            and made is not None
+            and file.lineage == made.lineage
+            and (content := found[other]) is not None
+            and file.may_be_left(content, power=power)
+            for other, file in names.items()
+        )
 
     def _may_be_gone(self, file: File, place: Place, found: dict[Place, Sparse | None], *, power: bool) -> bool:
         if (file.durable if power else file.kept) is None:

@@ -90,6 +90,7 @@ class OpenFiles(Kernel):
                     attr = await self.fs.setattr(inode.node_id, size=size, mtime_ns=None, fh=fh)
             except Refused as refused:
                 change.undone = refused.code == errno.ESTALE
+                change.goes_on = refused.goes_on
                 raise
             inode.version += 1
             inode.size = size
@@ -179,7 +180,7 @@ class OpenFiles(Kernel):
             if refused.code in refusals and not self.world.errnos:
                 self.model.did_not_happen(mutation)
             else:
-                self.model.failed(mutation, goes_on="it goes on" in str(refused.__cause__))
+                self.model.failed(mutation, goes_on=refused.goes_on)
             raise
 
     async def read(self, opened: Opened, offset: int, size: int) -> None:

@@ -10,7 +10,7 @@ import trio
 from depotfs.types import FileId, FileMetadata
 from tests.simulation.content import Sparse, of_bytes
 from tests.simulation.inodes import Opened, Refused, place_of, stored_as
-from tests.simulation.model import Mutation, Putting, Removing
+from tests.simulation.model import Mutation, Outside
 from tests.simulation.plan import Operation
 from tests.simulation.system_calls import SystemCalls
 from tests.simulation.world import World, actor
@@ -138,14 +138,14 @@ class Program:
             storage.outside_touch(file_id, operation.number)
         elif act == "remove":
             if file_id in storage.files:
-                self._unsettled(Removing(next(model.numbers), (place,)))
+                self._unsettled(Outside(next(model.numbers), place, None))
             storage.outside_remove(file_id)
         else:
             content = of_bytes(pattern(operation.number, min(size, 300)))
             content = content if size <= 300 else Sparse(size, content.extents)
             file = model.file(content, outside=True)
             file.acknowledge(0, durable=True)
-            self._unsettled(Putting(next(model.numbers), place, file))
+            self._unsettled(Outside(next(model.numbers), place, file))
             metadata = FileMetadata("outside", "text/plain", operation.number)
             storage.keep(FileId(file_id), content, metadata, outside=True)
 

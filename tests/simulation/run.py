@@ -17,7 +17,7 @@ from typing import Final
 import trio
 
 from depotfs.catalog import Catalog
-from depotfs.errors import FileNotStored
+from depotfs.errors import FileNotStored, Stale
 from depotfs.spool import SpoolFile, State
 from depotfs.vfs.nodes import ROOT
 from depotfs.vfs.options import VolumeOptions
@@ -219,9 +219,16 @@ class Run:
         self._check()
 
     async def _found(self, tree: Tree, place: Place) -> Sparse | None:
-        directory = tree.directory
+        """What the mount shows at a place; looked up once more, as the kernel does, where it changes meanwhile."""
         try:
-            attr = await tree.fs.lookup(directory, raw_name(place), 0)
+            return await self._read(tree, place)
+        except Stale:
+            return await self._read(tree, place)
+
+    @staticmethod
+    async def _read(tree: Tree, place: Place) -> Sparse | None:
+        try:
+            attr = await tree.fs.lookup(tree.directory, raw_name(place), 0)
         except FileNotStored:
             return None
         fh = await tree.fs.open(attr.node_id, os.O_RDONLY)
