@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-_AT_FDCWD: Final = -100  # <fcntl.h>
+HERE: Final = -100  # AT_FDCWD of <fcntl.h>
+"""In the place of a directory's descriptor: names are relative to the working directory."""
 _RENAME_NOREPLACE: Final = 1  # <linux/fs.h>
 _RENAME_EXCHANGE: Final = 2  # <linux/fs.h>
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -33,31 +34,33 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
-def _renameat2(source: str, target: str, flags: int) -> None:
-    if _libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags):
+def _renameat2(source: str, target: str, flags: int, source_in: int, target_in: int) -> None:
+    if _libc.renameat2(source_in, os.fsencode(source), target_in, os.fsencode(target), flags):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), source, None, target)
 
 
-def exchange(one: str, other: str) -> None:
+def exchange(one: str, other: str, *, one_in: int = HERE, other_in: int = HERE) -> None:
     """Both names exist before and after, each with what the other had; atomic (renameat2(2)).
 
+    Args:
+        one_in, other_in: descriptors of the directories that relative names are in.
     Raises:
         OSError: EINVAL or ENOSYS where the file system cannot; ENOENT if a name is missing.
     """
-    _renameat2(one, other, _RENAME_EXCHANGE)
+    _renameat2(one, other, _RENAME_EXCHANGE, one_in, other_in)
 
 
-def rename_new(source: str, target: str) -> None:
+def rename_new(source: str, target: str, *, source_in: int = HERE, target_in: int = HERE) -> None:
     """`source` is now `target`, which did not exist; atomic. Raises FileExistsError if it did."""
     try:
-        _renameat2(source, target, _RENAME_NOREPLACE)
+        _renameat2(source, target, _RENAME_NOREPLACE, source_in, target_in)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS):
             raise
         # A file system without the flag: rename(2) itself refuses a directory that is not empty.
         try:
-            os.rename(source, target)
+            os.rename(source, target, src_dir_fd=source_in, dst_dir_fd=target_in)
         except OSError as inner:
             if inner.errno == errno.ENOTEMPTY:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None

@@ -7,7 +7,7 @@ import errno
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing
 from typing import Any, Final, TypeVar
 
 from depotfs import disk
@@ -15,38 +15,45 @@ from depotfs.errors import AlreadyStored, DepotError, FileNotStored, InvalidMeta
 from depotfs.io.content import Content, FileContent
 from depotfs.io.ids import canonical, is_canonical
 from depotfs.io.interfaces import PAGE
-from depotfs.io.localcontent import LocalReader, SourceWatch, stamp, write_all
+from depotfs.io.localcontent import LocalReader, SourceWatch, stamp
 from depotfs.io.localerrors import LocalErrors
-from depotfs.io.localformat import (
-    CONTENT,
-    METADATA,
-    decode_metadata,
-    encode_metadata,
-    file_stat,
-    is_content,
-    version_of,
+from depotfs.io.localformat import CONTENT, METADATA, file_stat, version_of
+from depotfs.io.localplace import (
+    describe,
+    discard,
+    is_at,
+    link_content,
+    look,
+    new_content,
+    open_directory,
+    sync_whole,
+    version_in,
 )
-from depotfs.io.moves import move_by_copy
+from depotfs.io.moves import move_by_copy, move_onto_itself
 from depotfs.io.native import NativeStorage
 from depotfs.io.reader import ContentReader
-from depotfs.io.staging import NAME as STAGING
-from depotfs.io.staging import Staging, discard
+from depotfs.io.staging import Entry, Staging
 from depotfs.types import ABSENT, ANY, PRESENT, Expected, FileEntry, FileId, FileMetadata, FileStat
 
 T = TypeVar("T")
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # so that opening a FIFO does not wait for its writer
-_WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _NEW: Final = (ANY, ABSENT)
 """Expectations under which a file may be made where there is none."""
+_DAMAGED: Final = "damaged"
+"""In the place of the version of a file that is there, but whole no more. Never the version of anything."""
 
 
 class LocalFileStorage(NativeStorage):
     """Files in `<storage_path>/<id>/`, each whole at any moment, for readers and after a crash of the process.
 
-    A file is built in `<storage_path>/.depotfs/` and gets its place by one rename. A replace flushes the new
-    content to the disk before it gives up the old one; what else power loss may undo is the file system's matter.
+    A file is built in a staging directory, beside `storage_path` where that can be, and gets its place by one rename.
+    A replace flushes the new content to the disk before it gives up the old one; what else power loss may undo is the
+    file system's matter.
+
+    What is damaged under an id (content lost, metadata unreadable, a symbolic link, a FIFO) is listed, raises
+    InvalidMetadata when it is looked at, and can be removed and replaced. A directory without `metadata.json` never
+    was a whole file, and is none.
 
     Args:
         storage_path: made when the first file is stored.
@@ -65,7 +72,7 @@ class LocalFileStorage(NativeStorage):
         return f"local:{os.path.realpath(self._root)}"
 
     def staging_directory(self) -> str | None:
-        """`<storage_path>/.depotfs`, kept until `leave_staging` or `close`; None where it cannot be made.
+        """Kept until `leave_staging` or `close`; None where it cannot be made.
 
         `put` takes the file of a movable `FileContent` out of `<this>/spool-<anything>/file`, with its directory.
         """
@@ -94,7 +101,7 @@ class LocalFileStorage(NativeStorage):
         return [file_id for file_id in self._ids() if self._is_stored(file_id)]
 
     def pages(self, after: str = "") -> Iterator[Sequence[FileEntry]]:
-        """As promised by `FileStorage`, with exact stats; a file with unreadable metadata has none."""
+        """As promised by `FileStorage`, with exact stats; a file that is damaged has none."""
         ids = sorted(self._ids())
         for start in range(bisect_right(ids, after), len(ids), PAGE):
             yield [entry for file_id in ids[start : start + PAGE] if (entry := self._entry(file_id))]
@@ -113,7 +120,7 @@ class LocalFileStorage(NativeStorage):
         with LocalErrors(self._root):
             try:
                 names = os.listdir(self._root)
-                if STAGING in names and self._staging.restore_all():
+                if self._staging.restore_all():
                     names = os.listdir(self._root)
             except FileNotFoundError:
                 return []  # nothing was stored yet
@@ -136,57 +143,56 @@ class LocalFileStorage(NativeStorage):
 
     def _version(self, file_id: FileId, *, inside: bool = False) -> str | None:
         """The content's version, None if nothing is stored; whatever stands in the metadata."""
-        place = self._place(file_id)
-        with LocalErrors(place):
-            while True:
-                try:
-                    os.stat(f"{place}/{METADATA}")
-                    content = os.stat(f"{place}/{CONTENT}")
-                except (FileNotFoundError, NotADirectoryError):
-                    if not self._staging.restore(place, inside=inside):
-                        return None
-                else:
-                    return version_of(content) if is_content(content) else None
+        try:
+            return self._looked(file_id, version_in, inside=inside)
+        except InvalidMetadata:
+            return _DAMAGED
 
     def _open(self, file_id: FileId) -> tuple[FileStat, int]:
         """Stat and open content of one and the same life of the file."""
+        found = self._looked(file_id, lambda directory: look(directory, file_id))
+        if found is None:
+            raise self._not_stored(file_id)
+        return found
+
+    def _looked(self, file_id: FileId, act: Callable[[int], T], *, inside: bool = False) -> T | None:
+        """What `act` tells of the file's directory, in one life of the file; None: nothing is stored.
+
+        Args:
+            inside: the caller is alone in `disk.exclusive(root)` already.
+        Raises:
+            InvalidMetadata: it is damaged.
+        """
         place = self._place(file_id)
         with LocalErrors(place):
-            while True:
+            while (directory := self._open_place(file_id, inside=inside)) is not None:
                 try:
-                    directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                except (FileNotFoundError, NotADirectoryError):
-                    if self._staging.restore(place):
-                        continue
-                    raise self._not_stored(file_id) from None
-                try:
-                    return self._open_in(directory, file_id)
-                except FileNotFoundError:
+                    return act(directory)
+                except (FileNotFoundError, InvalidMetadata) as error:
                     # It never was complete, or it was replaced or deleted just now: then another one is there.
-                    if _is_at(place, directory):
-                        raise self._not_stored(file_id) from None
+                    if is_at(place, directory):
+                        if isinstance(error, InvalidMetadata):
+                            raise self._damaged(file_id, error) from None
+                        return None
                 finally:
                     os.close(directory)
+            return None
 
-    def _open_in(self, directory: int, file_id: FileId) -> tuple[FileStat, int]:
-        described = os.open(METADATA, _READ, dir_fd=directory)
-        try:
-            about = os.fstat(described)
-            raw = os.read(described, about.st_size)
-        finally:
-            os.close(described)
-        fd = os.open(CONTENT, _READ, dir_fd=directory)
-        try:
-            content = os.fstat(fd)
-            if not is_content(content):
-                raise self._not_stored(file_id)
-            return file_stat(file_id, content, about, decode_metadata(raw, content.st_mtime_ns)), fd
-        except InvalidMetadata as error:
-            os.close(fd)
-            raise InvalidMetadata(f"Invalid file metadata of {file_id} in {self._root}: {error}") from None
-        except BaseException:
-            os.close(fd)
-            raise
+    def _open_place(self, file_id: FileId, *, inside: bool) -> int | None:
+        place = self._place(file_id)
+        while True:
+            try:
+                return open_directory(place)
+            except NotADirectoryError:
+                if os.path.islink(place):
+                    raise self._damaged(file_id, "a symbolic link is in its place") from None
+                return None
+            except FileNotFoundError:
+                if not self._staging.restore(place, inside=inside):
+                    return None
+
+    def _damaged(self, file_id: FileId, how: object) -> InvalidMetadata:
+        return InvalidMetadata(f"File {file_id} in {self._root} is damaged: {how}")
 
     def _not_stored(self, file_id: FileId) -> FileNotStored:
         return FileNotStored(f"File {file_id} not existing in {self._root}")
@@ -202,41 +208,81 @@ class LocalFileStorage(NativeStorage):
         """
         source = SourceWatch(content)
         with LocalErrors(self._place(file_id), source):
-            movable = content if isinstance(content, FileContent) and self._is_staged(content) else None
-            if movable is not None and expect in _NEW and (stat := self._take(movable, metadata, file_id)):
-                return stat
+            if isinstance(content, FileContent) and content.movable and os.path.basename(content.path) == CONTENT:
+                with self._staging.staged(os.path.dirname(content.path)) as staged:
+                    if staged is not None and _holds(staged, content):
+                        return self._put_staged(content, staged, metadata, file_id, expect)
             if expect is not ANY:
                 self._check(file_id, expect)  # early, to spare the work; what counts is the check at the end
             with self._staging.building() as built:
-                return self._build(built, source, movable, metadata, file_id, expect)
+                fd = new_content(built.directory)
+                try:
+                    source.write_to(fd)
+                    return self._finish(built, fd, metadata, file_id, expect)
+                finally:
+                    os.close(fd)
+
+    def _put_staged(
+        self, content: FileContent, staged: Entry, metadata: FileMetadata, file_id: FileId, expect: Expected
+    ) -> FileStat:
+        if expect in _NEW and (stat := self._take(content, staged, metadata, file_id)):
+            return stat
+        if expect is not ANY:
+            self._check(file_id, expect)
+        with self._staging.building() as built:
+            # A link, so that the caller's file has the new bytes until they have their place, whenever we crash.
+            linked = link_content(staged.directory, built.directory)
+            fd = content.fd if linked else new_content(built.directory)
+            try:
+                if not linked:
+                    SourceWatch(content).write_to(fd)
+                stat = self._finish(built, fd, metadata, file_id, expect)
+            finally:
+                if not linked:
+                    os.close(fd)
+            if not linked:
+                return stat
+            content.moved = True
+            staged.discard()
+            return _unlinked(stat, content.fd)
+
+    def _take(self, content: FileContent, staged: Entry, metadata: FileMetadata, file_id: FileId) -> FileStat | None:
+        """A new file, made of the directory that the content is in. None (and nothing done): that cannot be."""
+        described = describe(staged.directory, metadata, content.size)
+        try:
+            stamp(content.fd)
+            if self.durable:
+                sync_whole(staged.directory)
+            self._staging.place_new(staged, self._place(file_id))
+            # A crash from here on leaves the file stored, and the caller's directory gone.
+            content.moved = True
+            self._sync_root()
+            return file_stat(file_id, os.fstat(content.fd), os.fstat(described), metadata)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.EXDEV):
+                raise
+            return None
+        finally:
+            os.close(described)
+            if not content.moved:
+                os.unlink(METADATA, dir_fd=staged.directory)
 
     def copy(
         self, source: FileStat, target: FileId, metadata: FileMetadata, *, expect: Expected = ANY, commit: str = ""
     ) -> FileStat:
-        stat, fd = self._open(source.file_id)
-        try:
-            if stat.version != source.version:
-                raise VersionChanged(f"File {source.file_id} was replaced in {self._root}")
-            content = FileContent(self._place(source.file_id), fd, stat.size)
+        with closing(self._reader(source)) as reader:
+            content = FileContent(f"{self._place(source.file_id)}/{CONTENT}", reader.fd, source.size)
             return self.put(content, metadata, file_id=target, expect=expect)
-        finally:
-            os.close(fd)
 
     def move(
         self, source: FileStat, target: FileId, metadata: FileMetadata, *, expect: Expected = ANY, commit: str = ""
     ) -> FileStat:
         """As promised by `FileStorage`; the content's file itself gets the new place, whatever its size."""
-        stat, fd = self._open(source.file_id)
-        try:
-            if stat.version != source.version:
-                raise VersionChanged(f"File {source.file_id} was replaced in {self._root}")
+        if target == source.file_id:
+            return move_onto_itself(self, source, metadata, expect)
+        with closing(self._reader(source)) as reader:
             moved = move_by_copy(self, self._link, source, target, metadata, expect, commit)
-            if moved.version != source.version:
-                return moved
-            changed_ns = max(moved.changed_ns, os.fstat(fd).st_ctime_ns)  # that of the removal of the other name
-            return dataclasses.replace(moved, changed_ns=changed_ns)
-        finally:
-            os.close(fd)
+            return _unlinked(moved, reader.fd) if moved.version == source.version else moved
 
     def _link(
         self, source: FileStat, target: FileId, metadata: FileMetadata, *, expect: Expected, commit: str
@@ -244,13 +290,12 @@ class LocalFileStorage(NativeStorage):
         """As `copy`; but both have the very same content, where the file system can do that."""
         self._check(target, expect)  # early, for a link leaves its trace in the source's time of change
         with LocalErrors(self._place(target)), self._staging.building() as built:
-            path = f"{built}/{CONTENT}"
-            if not _link(f"{self._place(source.file_id)}/{CONTENT}", path):
+            content = self._looked(source.file_id, lambda directory: link_content(directory, built.directory))
+            if content is None:
                 return self.copy(source, target, metadata, expect=expect)
-            content = os.stat(path)
             if version_of(content) != source.version:
-                raise VersionChanged(f"File {source.file_id} was replaced in {self._root}")
-            described = _describe(built, metadata, content.st_size)
+                raise self._replaced(source.file_id)
+            described = describe(built.directory, metadata, content.st_size)
             try:
                 disk.sync_file(described)  # the source's goes next
                 self._give_place(built, target, expect)
@@ -266,30 +311,55 @@ class LocalFileStorage(NativeStorage):
         content_type: str | None = None,
         modified: int | None = None,
     ) -> FileStat:
-        metadata = file.metadata.changed(filename, content_type, modified)
+        """As promised by `FileStorage`: what others changed since and is not given here stays theirs."""
         place = self._place(file.file_id)
-        with LocalErrors(place), self._staging.building() as built:
-            fd = _describe(built, metadata, file.size)
-            try:
-                stamp(fd)
-                disk.sync_file(fd)  # before it takes the place of the old
-                with disk.exclusive(self._root):
-                    self._check(file.file_id, file.version, inside=True)
-                    content = os.stat(f"{place}/{CONTENT}")
-                    os.rename(f"{built}/{METADATA}", f"{place}/{METADATA}")
-                if self.durable:
-                    disk.sync_directory(place)
-                return file_stat(file.file_id, content, os.fstat(fd), metadata)
-            finally:
-                os.close(fd)
+        while True:
+            with LocalErrors(place), closing(self._reader(file)) as reader, self._staging.building() as built:
+                metadata = reader.stat.metadata.changed(filename, content_type, modified)
+                described = describe(built.directory, metadata, file.size)
+                try:
+                    stamp(described)
+                    disk.sync_file(described)  # before it takes the place of the old
+                    if self._exchange_metadata(built, reader.stat):
+                        return file_stat(file.file_id, os.fstat(reader.fd), os.fstat(described), metadata)
+                finally:
+                    os.close(described)
+
+    def _exchange_metadata(self, built: Entry, base: FileStat) -> bool:
+        """The file has the metadata out of `built`. False (and nothing done): it is not as in `base` any more."""
+
+        def rename(directory: int) -> bool:
+            stat, fd = look(directory, base.file_id)
+            os.close(fd)
+            if stat.revision != base.revision:
+                return False
+            os.rename(METADATA, METADATA, src_dir_fd=built.directory, dst_dir_fd=directory)
+            if self.durable:
+                disk.sync_file(directory)
+            return True
+
+        with disk.exclusive(self._root):
+            return bool(self._looked(base.file_id, rename, inside=True))
+
+    def _reader(self, file: FileStat) -> LocalReader:
+        """A reader of that very version."""
+        stat, fd = self._open(file.file_id)
+        if stat.version == file.version:
+            return LocalReader(fd, stat)
+        os.close(fd)
+        raise self._replaced(file.file_id)
+
+    def _replaced(self, file_id: FileId) -> VersionChanged:
+        return VersionChanged(f"File {file_id} was replaced in {self._root}")
 
     def sync(self, file_id: FileId) -> None:
-        place = self._place(file_id)
-        with LocalErrors(place):
-            try:
-                _sync_files(place)
-            except FileNotFoundError:
-                raise self._not_stored(file_id) from None
+        def sync(directory: int) -> bool:
+            sync_whole(directory)
+            return True
+
+        if self._looked(file_id, sync) is None:
+            raise self._not_stored(file_id)
+        with LocalErrors(self._root):
             disk.sync_directory(self._root)
 
     def disk_path(self) -> str | None:
@@ -308,20 +378,11 @@ class LocalFileStorage(NativeStorage):
                 if error.errno not in _FULL:
                     raise
                 # No room for a directory to delete it from: then in its place. Without metadata it is no file any more.
-                self._take_out(file_id, expect, lambda place: os.unlink(f"{place}/{METADATA}"))
-                discard(place)
-            if self.durable:
-                disk.sync_directory(self._root)
+                self._take_out(file_id, expect, discard)
+            self._sync_root()
 
     def _is_anything_at(self, place: str) -> bool:
-        while True:
-            try:
-                os.lstat(place)
-            except FileNotFoundError:
-                if not self._staging.restore(place):
-                    return False
-            else:
-                return True
+        return os.path.lexists(place) or self._staging.restore(place)
 
     def _take_out(self, file_id: FileId, expect: Expected, away: Callable[[str], T]) -> T | None:
         """What `away` gave for the file's place; None: there is nothing any more."""
@@ -338,93 +399,48 @@ class LocalFileStorage(NativeStorage):
             except FileNotFoundError:
                 return None  # somebody was faster
 
-    def _is_staged(self, content: FileContent) -> bool:
-        if not content.movable:
-            return False
-        around, staging = os.path.dirname(os.path.dirname(content.path)), self._staging.path
-        return os.path.basename(content.path) == CONTENT and (
-            around == staging or os.path.abspath(around) == os.path.abspath(staging)
-        )
+    # --- giving a file its place -------------------------------------------------------------------------------
 
-    def _take(self, content: FileContent, metadata: FileMetadata, file_id: FileId) -> FileStat | None:
-        """A new file, made of the directory that the content is in. None (and nothing done): the id is taken."""
-        own = os.path.dirname(content.path)
-        described = _describe(own, metadata, content.size or 0)
+    def _finish(self, built: Entry, fd: int, metadata: FileMetadata, file_id: FileId, expect: Expected) -> FileStat:
+        """The content `fd`, complete in `built`, is the file's, with this metadata."""
+        stamp(fd)
+        described = describe(built.directory, metadata, os.fstat(fd).st_size)
         try:
-            stamp(content.fd)
-            if self.durable:
-                _sync_files(own)
-            disk.rename_new(own, self._place(file_id))
-            # A crash from here on leaves the file stored, and the caller's directory gone.
-            content.moved = True
-            self._sync_root()
-            return file_stat(file_id, os.fstat(content.fd), os.fstat(described), metadata)
-        except FileExistsError:
-            return None
+            self._give_place(built, file_id, expect)
+            return file_stat(file_id, os.fstat(fd), os.fstat(described), metadata)
         finally:
             os.close(described)
-            if not content.moved:
-                os.unlink(f"{own}/{METADATA}")
 
-    def _build(
-        self,
-        built: str,
-        source: SourceWatch,
-        movable: FileContent | None,
-        metadata: FileMetadata,
-        file_id: FileId,
-        expect: Expected,
-    ) -> FileStat:
-        path = f"{built}/{CONTENT}"
-        # A link, so that the caller's file has the new bytes until they have their place, whenever we crash.
-        linked = movable is not None and _link(movable.path, path)
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (0 if linked else os.O_CREAT | os.O_EXCL), 0o666)
-        try:
-            if not linked:
-                source.write_to(fd)
-            stamp(fd)
-            described = _describe(built, metadata, os.fstat(fd).st_size)
-            try:
-                self._give_place(built, file_id, expect)
-                if linked and movable is not None:
-                    movable.moved = True
-                    discard(os.path.dirname(movable.path))
-                return file_stat(file_id, os.fstat(fd), os.fstat(described), metadata)
-            finally:
-                os.close(described)
-        finally:
-            os.close(fd)
-
-    def _give_place(self, built: str, file_id: FileId, expect: Expected) -> None:
+    def _give_place(self, built: Entry, file_id: FileId, expect: Expected) -> None:
         """`built` is the file `file_id` now, or names what was that before."""
         place = self._place(file_id)
         if expect in _NEW and not os.path.lexists(place):
             if self.durable:
-                _sync_files(built)
+                sync_whole(built.directory)
             try:
-                disk.rename_new(built, place)
+                self._staging.place_new(built, place)
                 self._sync_root()
                 return
             except FileExistsError:
                 pass
-        _sync_files(built)
+        sync_whole(built.directory)
         with disk.exclusive(self._root):
             self._swap_in(built, place, file_id, expect)
         self._sync_root()
 
-    def _swap_in(self, built: str, place: str, file_id: FileId, expect: Expected) -> None:
+    def _swap_in(self, built: Entry, place: str, file_id: FileId, expect: Expected) -> None:
         while True:
             self._check(file_id, expect, inside=True)
             try:
                 return self._staging.swap(built, place)
             except FileNotFoundError:
-                if not os.path.lexists(built):
+                if not built.is_there():
                     raise  # else it is the place that was empty, whatever is there now
             except FileExistsError:
                 continue
             if expect in _NEW:
                 try:
-                    return disk.rename_new(built, place)
+                    return self._staging.place_new(built, place)
                 except FileExistsError:
                     continue
 
@@ -446,40 +462,15 @@ class LocalFileStorage(NativeStorage):
             disk.sync_directory(self._root)
 
 
-def _is_at(place: str, directory: int) -> bool:
+def _unlinked(stat: FileStat, fd: int) -> FileStat:
+    """The stat after another name of its content went, which the file system takes for a change."""
+    return dataclasses.replace(stat, changed_ns=max(stat.changed_ns, os.fstat(fd).st_ctime_ns))
+
+
+def _holds(staged: Entry, content: FileContent) -> bool:
+    """Whether the content is the file in that directory."""
     try:
-        return os.path.samestat(os.stat(place), os.fstat(directory))
-    except OSError:
+        found = os.stat(CONTENT, dir_fd=staged.directory, follow_symlinks=False)
+    except FileNotFoundError:
         return False
-
-
-def _describe(directory: str, metadata: FileMetadata, size: int) -> int:
-    """Writes `metadata.json` into the directory; a descriptor of it, the caller's to close."""
-    fd = os.open(f"{directory}/{METADATA}", _WRITE, 0o666)
-    try:
-        write_all(fd, encode_metadata(metadata, size))
-    except BaseException:
-        os.close(fd)
-        with suppress(OSError):  # the directory is as it was: it may be one that is tried again
-            os.unlink(f"{directory}/{METADATA}")
-        raise
-    return fd
-
-
-def _link(source: str, target: str) -> bool:
-    try:
-        os.link(source, target)
-    except OSError:
-        return False  # a file system without links, or across two: the bytes are copied instead
-    return True
-
-
-def _sync_files(directory: str) -> None:
-    """The directory with content and metadata is on the disk, whatever its name."""
-    for name in (CONTENT, METADATA):
-        fd = os.open(f"{directory}/{name}", _READ)
-        try:
-            disk.sync_file(fd)
-        finally:
-            os.close(fd)
-    disk.sync_directory(directory)
+    return os.path.samestat(found, os.fstat(content.fd))

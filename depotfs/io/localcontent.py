@@ -94,22 +94,22 @@ class LocalReader(ContentReader):
 
     def __init__(self, fd: int, stat: FileStat) -> None:
         self.stat = stat
-        self._fd = fd
+        self.fd = fd
 
     def pread(self, offset: int, size: int) -> bytes:
         wanted = max(0, min(size, self.stat.size - offset))
-        data = os.pread(self._fd, wanted, offset)
+        data = os.pread(self.fd, wanted, offset)
         while len(data) < wanted:  # one read(2) gives at most 2 GiB
-            more = os.pread(self._fd, wanted - len(data), offset + len(data))
+            more = os.pread(self.fd, wanted - len(data), offset + len(data))
             if not more:
                 raise VersionChanged(f"File {self.stat.file_id} was cut short in its place")
             data += more
         return data
 
     def fileno(self) -> int | None:
-        return self._fd
+        return self.fd
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
+        fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)

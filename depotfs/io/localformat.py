@@ -39,9 +39,9 @@ def decode_metadata(raw: bytes, changed_ns: int) -> FileMetadata:
     try:
         stored = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise InvalidMetadata(f"it is not JSON: {error}") from None
+        raise InvalidMetadata(f"Invalid file metadata, no JSON: {error}") from None
     if not isinstance(stored, dict):
-        raise InvalidMetadata(f"it is a JSON {type(stored).__name__}, not an object")
+        raise InvalidMetadata(f"Invalid file metadata, a JSON {type(stored).__name__} and not an object")
     modified = parse_stored(stored.get("last_modified"))
     return FileMetadata(
         _text(stored.get("filename"), UNNAMED),

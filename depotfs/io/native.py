@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
-from depotfs.errors import ContentDamaged, FileNotStored, VersionChanged
+from depotfs.errors import ContentDamaged, FileNotStored, InvalidMetadata, VersionChanged
 from depotfs.io import utils
 from depotfs.io.checksums import ALGORITHMS, Checksums
 from depotfs.io.content import Content
@@ -21,7 +21,17 @@ from depotfs.io.ids import IdForm, canonical, is_canonical, new_uuid
 from depotfs.io.interfaces import FileStorage, StoredFile
 from depotfs.io.reader import ContentReader, sought
 from depotfs.io.times import from_datetime, parse_stored, to_datetime
-from depotfs.types import ANY, PRESENT, Expected, FileEntry, FileId, FileMetadata, FileStat
+from depotfs.types import (
+    ANY,
+    OCTET_STREAM,
+    PRESENT,
+    UNNAMED,
+    Expected,
+    FileEntry,
+    FileId,
+    FileMetadata,
+    FileStat,
+)
 
 _FIRST_WINDOW = 1 << 18
 _LARGEST_WINDOW = 8 << 20
@@ -113,10 +123,8 @@ class NativeStorage(FileStorage):
         if name is not None and kind is not None:
             return self.store(accepted, FileMetadata(name, kind, _now()), file_id=file_id, expect=PRESENT)
         for attempt in range(_RACES):
-            existing = self.stat(file_id)
-            old = existing.metadata
+            old, expect = self._kept(file_id)
             metadata = FileMetadata(name or old.filename, kind or old.content_type, _now())
-            expect = existing.version if self.conditional else PRESENT
             try:
                 return self.store(accepted, metadata, file_id=file_id, expect=expect)
             except VersionChanged:
@@ -124,6 +132,14 @@ class NativeStorage(FileStorage):
                 if attempt == _RACES - 1 or not accepted.restart():
                     raise
         raise AssertionError("the loop returns or raises")
+
+    def _kept(self, file_id: FileId) -> tuple[FileMetadata, Expected]:
+        """What a replace keeps of the file that is there, and expects to be there. FileNotStored if nothing is."""
+        try:
+            existing = self.stat(file_id)
+        except InvalidMetadata:
+            return FileMetadata(UNNAMED, OCTET_STREAM, 0), PRESENT  # damaged, so it is all the more to be replaced
+        return existing.metadata, existing.version if self.conditional else PRESENT
 
     def _replace_by_itself(self, file_id: FileId, file: Any, filename: str | None, content_type: str | None) -> str:
         source, name, kind = utils.fileinfo(file, filename, content_type)

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from depotfs import disk
-from depotfs.io import local, localcontent, staging
+from depotfs.io import local, localcontent, localplace, staging, stagingplace
 
 STEPS = frozenset(
     {
         "copy_file_range",
+        "dup",
+        "fchmod",
+        "fchown",
         "fsync",
         "link",
         "listdir",
@@ -36,33 +39,38 @@ STEPS = frozenset(
 class Steps:
     """Counts the calls into the file system and calls `fault` in place of call number `at` (1 is the first).
 
+    Args:
+        only: name of the calls that are counted, all by default.
+        onwards: `fault` takes the place of the later ones, too.
+
     Attributes:
         count: calls so far; reached: the name of the call that the fault took the place of.
     """
 
-    def __init__(self, at: int, fault: Callable[[], None], only: str | None = None) -> None:
+    def __init__(self, at: int, fault: Callable[[], None], only: str | None = None, *, onwards: bool = False) -> None:
         self.count = 0
         self.reached: str | None = None
         self._at = at
         self._fault = fault
         self._only = only
+        self._onwards = onwards
 
     def step(self, name: str) -> None:
         if self._only not in (None, name):
             return
         self.count += 1
-        if self.count == self._at:
+        if self.count == self._at or (self._onwards and self.count > self._at):
             self.reached = name
             self._fault()
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        for module in (local, localcontent, staging, disk):
+        for module in (local, localcontent, localplace, staging, stagingplace, disk):
             patch.setattr(module, "os", _CountingOs(self))
         renameat2 = disk._renameat2
 
-        def counted(source: str, target: str, flags: int) -> None:
+        def counted(*arguments: Any) -> None:
             self.step("renameat2")
-            renameat2(source, target, flags)
+            renameat2(*arguments)
 
         patch.setattr(disk, "_renameat2", counted)
 
@@ -86,7 +94,7 @@ class _CountingOs:
 def without_exchange(patch: pytest.MonkeyPatch) -> None:
     """As on a file system that cannot exchange two names."""
 
-    def refuse(one: str, other: str) -> None:
+    def refuse(one: str, other: str, **options: Any) -> None:
         raise OSError(22, "Invalid argument", one, None, other)
 
     patch.setattr(disk, "exchange", refuse)

@@ -32,7 +32,15 @@ def _put(storage: LocalFileStorage) -> None:
 
 
 def _put_staged(storage: LocalFileStorage) -> None:
-    directory = f"{storage.staging_directory()}/spool-1"
+    _put_out_of(storage, f"{storage.staging_directory()}/spool-1")
+
+
+def _put_staged_inside(storage: LocalFileStorage) -> None:
+    """As a mount of an earlier version left it."""
+    _put_out_of(storage, f"{storage.storage_path}/.depotfs/spool-1")
+
+
+def _put_out_of(storage: LocalFileStorage, directory: str) -> None:
     fd = os.open(f"{directory}/file", os.O_RDWR)
     try:
         storage.put(FileContent(f"{directory}/file", fd, 15, movable=True), NEW, file_id=FILE)
@@ -57,7 +65,9 @@ CASES: dict[str, tuple[Act, State, State]] = {
     "create": (_put, None, NEW_STATE),
     "create staged": (_put_staged, None, NEW_STATE),
     "replace": (_put, OLD_STATE, NEW_STATE),
+    "create staged inside": (_put_staged_inside, None, NEW_STATE),
     "replace staged": (_put_staged, OLD_STATE, NEW_STATE),
+    "replace staged inside": (_put_staged_inside, OLD_STATE, NEW_STATE),
     "update": (_update, OLD_STATE, (b"old content", NEW)),
     "copy over": (_copy, OLD_STATE, (b"another file", NEW)),
     "remove": (_remove, OLD_STATE, None),
@@ -74,9 +84,11 @@ class Scene:
         put(self.storage, b"another file", OTHER)
         if self.before is not None:
             put(self.storage, self.before[0], FILE, metadata=self.before[1])
-        spool = root / ".depotfs" / "spool-1"
-        spool.mkdir(parents=True)
-        (spool / "file").write_bytes(b"the new content")
+        beside = root.parent / f".{root.name}.depotfs"
+        self.places = [beside, root / ".depotfs"]
+        self.spool = (self.places[1] if self.act is _put_staged_inside else beside) / "spool-1"
+        self.spool.mkdir(parents=True)
+        (self.spool / "file").write_bytes(b"the new content")
 
     def check(self, may_be: list[State]) -> None:
         """Seen by a storage that starts afresh: one of these states, the bystander, and nothing else."""
@@ -87,13 +99,11 @@ class Scene:
         assert listed == sorted([OTHER] + ([FILE] if state else []))
         assert storage.exists(FILE) is (state is not None)
         assert content_of(storage, OTHER) == b"another file"
-        staged = self.root / ".depotfs" / "spool-1"
-        if self.act is _put_staged and state != self.after:
-            assert (staged / "file").read_bytes() == b"the new content"
+        if self.act in (_put_staged, _put_staged_inside) and state != self.after:
+            assert (self.spool / "file").read_bytes() == b"the new content"
         # The next one to write sweeps what is left; a mount's directory is the mount's.
         put(storage, b"x", FILE)
-        left = {path.name for path in (self.root / ".depotfs").glob("*")}
-        assert left <= {"spool-1"}
+        assert {path for place in self.places for path in place.glob("*")} <= {self.spool}
         assert {path.name for path in self.root.iterdir()} <= {FILE, OTHER, ".depotfs"}
 
 
@@ -194,6 +204,7 @@ class Move:
         assert (target, source) in expected
         put(storage, b"x", FILE)
         assert {path.name for path in self.root.iterdir()} <= {FILE, OTHER}
+        assert not (self.root.parent / f".{self.root.name}.depotfs").exists()
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["", "no exchange"])

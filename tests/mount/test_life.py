@@ -174,15 +174,16 @@ def test_busy_mount_is_not_unmounted_by_the_system(mount: Mount) -> None:
     assert (mount.path / "files" / "one").read_bytes() == b"1"
 
 
-def test_an_idle_mount_leaves_no_trace_in_the_storage(mount: Mount, storage: StorageUnderTest) -> None:
-    """What filedepot lists are files only."""
+def test_an_idle_mount_leaves_no_trace_beside_the_storage(mount: Mount, storage: StorageUnderTest) -> None:
     root = Path(storage.options["storage_path"])
+    staging = root.parent / f".{root.name}.depotfs"
     path = mount.path / "files" / "a.txt"
     with opened(path, os.O_CREAT | os.O_WRONLY) as fd:
         os.write(fd, b"abc")
-        assert (root / ".depotfs").is_dir()
+        assert staging.is_dir()
+        assert os.listdir(root) == []  # filedepot takes whatever is listed for a file
     for _ in range(2):
-        mount.wait_until(lambda: not (root / ".depotfs").exists(), "end of the staging directory")
+        mount.wait_until(lambda: not staging.exists(), "end of the staging directory")
         path.write_bytes(b"again, after it went")
     path.unlink()
     mount.wait_until(lambda: os.listdir(root) == [], "empty storage")
