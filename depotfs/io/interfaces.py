@@ -299,12 +299,16 @@ class FileStorage(ABC):
         content_type: str | None = None,
         modified: int | None = None,
     ) -> FileStat:
-        """The metadata is what it was but for what is given; the bytes are not sent again where the backend can.
+        """The metadata is what is stored but for what is given; the bytes are not sent again where the backend can.
 
+        What others changed of the metadata since `file` was seen stays.
         Raises: FileNotStored, VersionChanged (the content is not `file.version` any more).
         """
-        metadata = file.metadata.changed(filename, content_type, modified)
-        return self.copy(file, file.file_id, metadata, expect=file.version)
+        current = self.stat(file.file_id)
+        if current.version != file.version:
+            raise VersionChanged(f"File {file.file_id} was replaced in {self.identity()}")
+        metadata = current.metadata.changed(filename, content_type, modified)
+        return self.copy(current, file.file_id, metadata, expect=file.version)
 
     def copy(
         self, source: FileStat, target: FileId, metadata: FileMetadata, *, expect: Expected = ANY, commit: str = ""

@@ -98,9 +98,10 @@ class MemoryFileStorage(NativeStorage):
         if target == source.file_id:
             return move_onto_itself(self, source, metadata, expect)
         with self._lock:
+            data = self._record(source.file_id)["data"]
             self._check(source.file_id, source.version)
             self._check(target, expect)
-            record = self._made(self.files[source.file_id]["data"], metadata, commit)
+            record = self._made(data, metadata, commit)
             self.files[target] = record
             del self.files[source.file_id]
         return _stat_of(target, record)
@@ -114,8 +115,8 @@ class MemoryFileStorage(NativeStorage):
         modified: int | None = None,
     ) -> FileStat:
         with self._lock:
+            record = self._record(file.file_id)
             self._check(file.file_id, file.version)
-            record = self.files[file.file_id]
             changes = {
                 "filename": filename,
                 "content_type": content_type,

@@ -50,9 +50,10 @@ def move_by_copy(
 
 def move_onto_itself(storage: FileStorage, source: FileStat, metadata: FileMetadata, expect: Expected) -> FileStat:
     """A move to the id that the file has: its metadata are these. Raises as `FileStorage.move`."""
-    if expect == ABSENT:
-        raise AlreadyStored(f"File {source.file_id} is there already in {storage.identity()}")
     if expect not in (ANY, PRESENT, source.version):
+        storage.stat(source.file_id)  # or it is not even there
+        if expect == ABSENT:
+            raise AlreadyStored(f"File {source.file_id} is there already in {storage.identity()}")
         raise VersionChanged(f"File {source.file_id} in {storage.identity()} is another version than expected")
     return storage.update(
         source, filename=metadata.filename, content_type=metadata.content_type, modified=metadata.modified

@@ -162,6 +162,14 @@ class VersionsContract:
         assert content_of(storage, again) == data
         assert storage.list() == [stat.file_id]
 
+    def test_update_keeps_what_others_changed_since(self, storage: FileStorage) -> None:
+        stale = put(storage, b"data")
+        storage.update(stale, filename="theirs.png", modified=OLD + 60)
+        merged = storage.update(stale, content_type=PNG)
+        assert merged.metadata == FileMetadata("theirs.png", PNG, OLD + 60)
+        assert storage.stat(stale.file_id).metadata == merged.metadata
+        assert storage.update(stale).metadata == merged.metadata
+
     def test_update_of_another_version(self, storage: FileStorage) -> None:
         old = put(storage, b"old")
         put(storage, b"new", old.file_id)

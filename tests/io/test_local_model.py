@@ -92,6 +92,16 @@ class BothStorages(RuleBasedStateMachine):
                 )
             )
 
+    @rule(which=RECENT, file_id=FILES, metadata=METADATA, expect=EXPECTATIONS)
+    def move(self, which: int, file_id: FileId, metadata: FileMetadata, expect: Expected | int) -> None:
+        if which <= len(self.seen):
+            stats = self.seen[-which]
+            self.both(
+                lambda storage, number: storage.move(
+                    stats[number], file_id, metadata, expect=self.expectation(expect, number)
+                )
+            )
+
     @rule(file_id=FILES, data=DATA)
     def replace(self, file_id: FileId, data: bytes) -> None:
         self.both(lambda storage, number: storage.replace(file_id, data))
