@@ -54,7 +54,7 @@ class Disk:
         self._files = 0
         self._tree = _Directory(0o700)
         self._nodes: dict[int, _Node] = {}
-        self._opened: dict[int, tuple[_Node, str]] = {}
+        self._opened: dict[int, _Node] = {}
         self._dead: set[int] = set()
         self._on = self._watching = False
         self._real = SimpleNamespace(**{name: getattr(os, name) for name in _WATCHED}, renameat2=disk._renameat2)
@@ -173,7 +173,7 @@ class Disk:
         """The absolute path if it is on this disk."""
         if not self._watching or isinstance(path, int):
             return None
-        place = "" if dir_fd is None else os.readlink(f"/proc/self/fd/{dir_fd}")
+        place = "" if dir_fd is None else _path(dir_fd)
         path = os.path.abspath(os.path.join(place, os.fsdecode(path)))
         return path if path == self.root or path.startswith(self.root + "/") else None
 
@@ -188,8 +188,8 @@ class Disk:
         """The file that the descriptor is of, None if it is not on this disk. Raises OSError if its program is dead."""
         if fd in self._dead:
             raise OSError(errno.EIO, "the program that had this descriptor is dead")
-        node, path = self._opened.get(fd, (None, ""))
-        return (node if isinstance(node, _File) else None), path
+        node = self._opened.get(fd)
+        return (node, _path(fd)) if isinstance(node, _File) else (None, "")
 
     def _admitted(self, path: str, count: int) -> int:
         """Of so many bytes, how many can be written now. Raises OSError if none."""
@@ -213,12 +213,13 @@ class Disk:
             self._step("open", inside)
         if flags & os.O_TRUNC and not new:
             self._step("ftruncate", inside)
-            self._new_file(inside).changing(0, os.stat(inside).st_size)
+            file = self._new_file(inside)
+            file.changing(0, min(file.size, os.stat(inside).st_size))
         fd = int(self._real.open(path, flags, mode, dir_fd=dir_fd))
         if new:
             names, name = self._names(inside)
             names[name] = self._new_file(inside)
-        self._opened[fd] = self._nodes[os.fstat(fd).st_ino], inside
+        self._opened[fd] = self._nodes[os.fstat(fd).st_ino]
         return fd
 
     def _os_close(self, fd: int) -> None:
@@ -271,7 +272,7 @@ class Disk:
         file, path = self._file(fd)
         if file is not None:
             self._step("ftruncate", path)
-            file.changing(size, os.fstat(fd).st_size)
+            file.changing(size, min(file.size, os.fstat(fd).st_size))
         self._real.ftruncate(fd, size)
 
     def _os_fsync(self, fd: int) -> None:
@@ -279,9 +280,9 @@ class Disk:
         if fd not in self._opened:
             self._real.fsync(fd)
             return
-        node, path = self._opened[fd]
+        node = self._opened[fd]
         try:
-            self._step("fsync", path)
+            self._step("fsync", _path(fd))
         except OSError:
             node.flush_failed()
             raise
@@ -348,6 +349,11 @@ class Disk:
             here[name] = there[other]
         there[other] = moved
         self._directory(source).tie(self._directory(target))
+
+
+def _path(fd: int) -> str:
+    """Where what is open is now."""
+    return os.readlink(f"/proc/self/fd/{fd}")
 
 
 class _File:
