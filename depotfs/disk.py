@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 HERE: Final = -100  # AT_FDCWD of <fcntl.h>
@@ -32,6 +32,47 @@ def sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_filesystem(path: str) -> None:
+    """All that was written to the file system of `path` is on its way to the disk, or there (syncfs(2)).
+
+    A flush of each file is quick then; only that one tells of errors.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _libc.syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directory(path: str, mode: int = 0o777) -> None:
+    """The directory is there, with all those above it, after a loss of power too. Raises OSError."""
+    above = os.path.dirname(path)
+    if not os.path.isdir(path):
+        if not os.path.isdir(above):
+            make_directory(above, mode)
+        with suppress(FileExistsError):
+            os.mkdir(path, mode)
+    with suppress(PermissionError):  # one that may be passed, but not read, cannot be flushed
+        sync_directory(above)
+
+
+def data_ranges(fd: int, size: int) -> list[tuple[int, int]]:
+    """Where there is data in the first `size` bytes: offsets and ends. Raises OSError."""
+    ranges: list[tuple[int, int]] = []
+    end = 0
+    while end < size:
+        try:
+            offset = os.lseek(fd, end, os.SEEK_DATA)
+            end = os.lseek(fd, offset, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # no data behind the offset
+                break
+            raise
+        if offset < size:
+            ranges.append((offset, min(size, end)))
+    return ranges
 
 
 def _renameat2(source: str, target: str, flags: int, source_in: int, target_in: int) -> None:

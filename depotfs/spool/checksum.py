@@ -1,68 +1,85 @@
-"""The checksum of a spool file: kept up while it is written in order, so that a seal costs no reading."""
+"""The checksum of a spool file: kept up while it is written in order, so that a seal hardly ever has to read."""
 
 from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Callable
 from typing import Final
 
+try:
+    import google_crc32c
+except ImportError:
+    google_crc32c = None  # type: ignore[assignment]
+
 _PIECE: Final = 1 << 20
-_NAME: Final = "crc32"
+_Data = bytes | bytearray | memoryview
+
+
+def _extend_crc32(value: int, data: _Data) -> int:
+    return zlib.crc32(data, value)
+
+
+def _extend_crc32c(value: int, data: _Data) -> int:
+    return int(google_crc32c.extend(value, bytes(data)))
+
+
+_ALGORITHMS: Final[dict[str, Callable[[int, _Data], int]]] = {"crc32": _extend_crc32}
+if google_crc32c is not None and google_crc32c.implementation == "c":
+    _ALGORITHMS["crc32c"] = _extend_crc32c
+_FASTEST: Final = list(_ALGORITHMS)[-1]
+"""CRC-32C where the processor's instruction is within reach: 20 GB/s, zlib's CRC-32 has 3."""
 
 
 class RunningChecksum:
-    """CRC-32 of the first bytes of a file, as far as they were written one after the other; zlib's, some 3 GB/s."""
+    """That of the first `end` bytes of a file: as many as were written one after the other, from 0 on."""
 
-    __slots__ = ("_end", "_value")
+    __slots__ = ("_algorithm", "_extend", "_value", "end")
 
-    def __init__(self, value: int = 0, end: int = 0) -> None:
+    def __init__(self, algorithm: str = _FASTEST, value: int = 0, end: int = 0) -> None:
+        self._algorithm = algorithm
+        self._extend = _ALGORITHMS[algorithm]
         self._value = value
-        self._end = end
-
-    @classmethod
-    def of(cls, fd: int, size: int) -> RunningChecksum:
-        """Of a file's bytes as they are now. Raises OSError."""
-        running = cls()
-        while running._end < size and (data := os.pread(fd, min(_PIECE, size - running._end), running._end)):
-            running.add(data, running._end)
-        return running
+        self.end = end
 
     @classmethod
     def parsed(cls, text: str, size: int) -> RunningChecksum:
-        """What `text` gave for so many bytes; it covers nothing where that cannot be understood."""
-        name, _, value = text.partition(":")
+        """What `text` gave for so many bytes; it is of none where that cannot be understood."""
+        algorithm, _, value = text.partition(":")
         try:
-            return cls(int(value, 16), size) if name == _NAME else cls(0, -1)
+            return cls(algorithm, int(value, 16), size) if algorithm in _ALGORITHMS else cls()
         except ValueError:
-            return cls(0, -1)
+            return cls()
 
-    def add(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+    def fresh(self) -> RunningChecksum:
+        """By the same algorithm, of no bytes."""
+        return RunningChecksum(self._algorithm)
+
+    def add(self, data: _Data, offset: int) -> None:
         """Those bytes were written there."""
-        if offset == self._end:
-            self._value = zlib.crc32(data, self._value)
-            self._end += len(data)
-        else:
+        if offset < self.end:
             self.give_up()
+        if offset == self.end:
+            self._value = self._extend(self._value, data)
+            self.end += len(data)
 
     def cut(self, size: int) -> None:
         """The file has that size now."""
-        if not size:
-            self._value = self._end = 0
-        elif size != self._end:
+        if size < self.end:
             self.give_up()
 
     def give_up(self) -> None:
         """What the bytes are is not known until they are read."""
-        self._end = -1
+        self._value = self.end = 0
 
-    def covers(self, size: int) -> bool:
-        """Whether it is that of the whole file."""
-        return self._end == size
+    def read_on(self, fd: int, size: int) -> None:
+        """It is that of the first `size` bytes, the missing ones read; of fewer if the file ends before. OSError."""
+        while self.end < size and (data := os.pread(fd, min(_PIECE, size - self.end), self.end)):
+            self.add(data, self.end)
 
-    def agrees(self, promised: RunningChecksum) -> bool:
-        """Whether this is what was promised, or nothing was."""
-        return promised._end < 0 or (self._end, self._value) == (promised._end, promised._value)
+    def agrees(self, other: RunningChecksum) -> bool:
+        """Whether it is the same of as many bytes."""
+        return (self.end, str(self)) == (other.end, str(other))
 
-    def text(self, size: int) -> str:
-        """As it is journalled; "" where it does not cover the file."""
-        return f"{_NAME}:{self._value:08x}" if self.covers(size) else ""
+    def __str__(self) -> str:
+        return f"{self._algorithm}:{self._value:08x}"

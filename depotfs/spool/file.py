@@ -2,120 +2,66 @@
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from depotfs import disk
-from depotfs.errors import SpoolFull
+from depotfs.errors import SpoolDamaged
+from depotfs.spool import place
 from depotfs.spool.checksum import RunningChecksum
-from depotfs.spool.journal import Journal
-from depotfs.spool.recovery import Record
+from depotfs.spool.home import Home
+from depotfs.spool.recovery import Record, Verdict
 from depotfs.spool.state import State
 from depotfs.spool.target import Target
 
 _BLOCK: Final = 512  # unit of st_blocks, stat(2)
 _SMALL: Final = 4 << 20
-"""Bytes whose checksum takes no longer than a few milliseconds of an event loop."""
+"""Bytes that are read and summed up within some two milliseconds, which an event loop can spare."""
 _PIECE: Final = 1 << 20
-_logger = logging.getLogger(__name__)
-
-
-class Budget:
-    """How many dirty bytes there are in all files of a spool, and how many there may be.
-
-    Attributes:
-        limit: bytes, None for as many as the disk holds.
-        used, peak: bytes now, and the most there ever were.
-    """
-
-    __slots__ = ("limit", "peak", "used")
-
-    def __init__(self, limit: int | None) -> None:
-        self.limit = limit
-        self.used = 0
-        self.peak = 0
-
-    def check(self, size: int) -> None:
-        """Raises SpoolFull if that many bytes more are too many; fewer never are."""
-        if self.limit is not None and size > 0 and self.used + size > self.limit:
-            raise SpoolFull(f"the spool's limit of {self.limit} bytes is reached")
-
-    def charge(self, size: int) -> None:
-        """Counts `size` bytes more, or fewer if negative."""
-        self.used += size
-        if self.used > self.peak:
-            self.peak = self.used
 
 
 class SpoolFile:
     """Bytes of a file on their way to a storage.
 
-    One task at a time uses it. No method waits for anything but the local disk; `seal(durable=True)` and the
-    removal of large files are worth a thread, the rest is not.
+    One task at a time uses it. No method waits for anything but the local disk; `seal(durable=True)`, `sum_up`,
+    `is_intact` and the removal of large files are worth a thread, the rest is not. A descriptor is opened when it is
+    first needed, and again after `close`: at the limit of open files the call raises OSError, and nothing has changed.
 
     Attributes:
         number: names it in this spool, for people too; never used twice.
         path: absolute path of the bytes while they are the spool's.
         size: bytes.
         target: where they go.
+        since: seconds since the epoch at which it came to be in its state.
         reason: why it is held, or why its last commit failed, "" otherwise.
     """
 
     __slots__ = (
-        "_budget",
-        "_charged",
-        "_checksum",
-        "_disk",
-        "_durable",
-        "_entry_durable",
-        "_fd",
-        "_files",
-        "_flush_failed",
-        "_journal",
-        "_recorded_path",
-        "_written",
-        "number",
-        "path",
-        "reason",
-        "size",
-        "staged",
-        "state",
-        "target",
-    )
+        "_charged", "_checksum", "_disk", "_doubtful", "_durable", "_entry_durable", "_fd", "_home",
+        "_recorded_path", "_written", "number", "path", "reason", "since", "size", "staged", "state", "target",
+    )  # fmt: skip
 
-    def __init__(
-        self,
-        number: int,
-        path: str,
-        target: Target,
-        *,
-        recorded_path: str,
-        disk_id: int,
-        journal: Journal,
-        budget: Budget,
-        files: dict[int, SpoolFile],
-    ) -> None:
+    def __init__(self, number: int, path: str, target: Target, *, recorded_path: str, disk_id: int, home: Home) -> None:
         self.number = number
         self.path = path
         self.target = target
         self.size = 0
         self.state = State.OPEN
+        self.since = 0.0
         self.reason = ""
         self.staged = os.path.isabs(recorded_path)
         self._recorded_path = recorded_path
         self._disk = disk_id
-        self._journal = journal
-        self._budget = budget
-        self._files = files
+        self._home = home
         self._fd = -1
         self._written = 0
         self._charged = 0
         self._durable = False
         self._entry_durable = False
-        self._flush_failed = False
+        self._doubtful = False
         self._checksum = RunningChecksum()
 
     def __repr__(self) -> str:
@@ -123,7 +69,7 @@ class SpoolFile:
 
     @property
     def fd(self) -> int:
-        """A read-write descriptor, opened after a restart when first asked for, or done with. Raises OSError then."""
+        """A read-write descriptor, opened when first asked for. Raises OSError then."""
         if self._fd < 0:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         return self._fd
@@ -137,7 +83,7 @@ class SpoolFile:
         """
         if self.state is not State.OPEN:
             self.reopen()
-        self._budget.check(min(self._written + len(data), max(self.size, offset + len(data))) - self._charged)
+        self._home.budget.check(min(self._written + len(data), max(self.size, offset + len(data))) - self._charged)
         count = os.pwrite(self._fd if self._fd >= 0 else self.fd, data, offset)
         self._checksum.add(data if count == len(data) else memoryview(data)[:count], offset)
         self._written += count
@@ -168,7 +114,7 @@ class SpoolFile:
             SpoolFull: the spool's limit would be exceeded; nothing has changed.
             OSError: of the disk.
         """
-        self._budget.check(written)
+        self._home.budget.check(written)
         self.truncate(size)
         self._written = written
         self._checksum.give_up()
@@ -181,32 +127,81 @@ class SpoolFile:
         is kept but not landed; nobody was told otherwise. What the last record says already is not said again:
         on a full disk that would keep from their storage the very bytes that would make room.
 
+        The record has the checksum of the bytes, unless more than 4 MiB would have to be read for it where a thread
+        does not wait for the disk anyway: see `sum_up`.
+
         Raises:
             SpoolFull: no room for the record; the state is as before.
-            OSError: of the disk.
+            SpoolDamaged: a flush had failed, and the bytes are not those that were written any more.
+            OSError: of the disk; the state is as before.
         """
         self._expect_alive()
-        if durable:
-            self._flush()
-        elif self.state is State.SEALED and target == self.target:
+        if not durable and self.state is State.SEALED and target == self.target:
             return
-        if not self._checksum.covers(self.size) and (durable or self.size <= _SMALL):
-            self._checksum = RunningChecksum.of(self.fd, self.size)
+        if durable or self.size - self._checksum.end <= _SMALL:
+            self.sum_up()
+        if durable:
+            self.flush()
         # Bytes that were flushed for an earlier seal, and not changed since, still are.
         flushed = durable or (self._durable and self.state is not State.OPEN)
         self._record("seal", State.SEALED, target, durable=flushed, flush=durable)
 
-    def make_durable(self) -> None:
-        """What is promised, or held for a person, survives a loss of power. Raises as `seal`."""
-        if self.state is State.SEALED and not self._durable:
-            self.seal(self.target, durable=True)
-        elif self.state is State.HELD and not self._durable:
-            self._flush()
-            self._record("hold", State.HELD, self.target, durable=True, reason=self.reason, flush=True)
+    def sum_up(self) -> None:
+        """The checksum is that of all the bytes: what was not written in order is read. Raises OSError."""
+        if self._checksum.end < self.size:
+            with self._opened() as fd:
+                self._checksum.read_on(fd, self.size)
+
+    @property
+    def is_summed_up(self) -> bool:
+        """Whether a seal has the checksum without reading more than an event loop can spare."""
+        return self.size - self._checksum.end <= _SMALL
+
+    @property
+    def checksum(self) -> RunningChecksum:
+        """Of as many of the bytes as it is known of: of those of an earlier daemon, as they were sealed."""
+        return self._checksum
 
     def is_intact(self) -> bool:
         """Whether the bytes are those that were sealed, as far as a checksum was kept. Reads them all; OSError."""
-        return RunningChecksum.of(self.fd, self.size).agrees(self._checksum)
+        found = self._checksum.fresh()
+        with self._opened() as fd:
+            found.read_on(fd, self._checksum.end)
+        return found.agrees(self._checksum)
+
+    def flush(self) -> None:
+        """The bytes are on the disk, and found there; what is promised of them is not changed.
+
+        Raises:
+            SpoolDamaged: an earlier flush failed, and they are not those that were written any more.
+            OSError: of the disk.
+        """
+        with self._opened() as fd:
+            if self._doubtful:
+                self._write_again(fd)
+            try:
+                disk.sync_file(fd)
+            except OSError:
+                # What it could not write the kernel takes for clean: the next flush would be silent, and what is read
+                # may be as it was before (fsync(2), NOTES). Written again it is there for both.
+                self._doubtful = True
+                with suppress(OSError):
+                    self._write_again(fd)
+                raise
+        if not self._entry_durable:
+            if self.staged:
+                disk.sync_directory(os.path.dirname(self.path))
+            for directory in place.shared_directories(self.path, staged=self.staged):
+                self._home.directories.flush(directory)
+            self._entry_durable = True
+
+    def prepare_end(self) -> None:
+        """The bytes are on the disk, and once it is flushed the journal says so; what is promised stays. As `flush`."""
+        if self.state is State.MISSING or self._durable:
+            return
+        self.flush()
+        if self.state is not State.OPEN:
+            self._record("flush", self.state, self.target, durable=True, reason=self.reason)
 
     def reopen(self) -> None:
         """A write is coming that supersedes the seal: from here on a crash lands nothing. Same target.
@@ -226,32 +221,35 @@ class SpoolFile:
     def hold(self, reason: str) -> None:
         """Kept for a person, over restarts, until sealed again, written again or discarded.
 
-        Where the journal has no room for that, it is so until the restart, which decides anew.
+        Where the journal has no room for that, it says so as soon as it has; a crash before lets the restart decide.
         """
         self._expect_alive()
-        try:
-            self._record("hold", State.HELD, self.target, durable=self._durable, reason=reason)
-        except SpoolFull as error:
-            _logger.warning("spool file %d is held (%s): %s", self.number, reason, error)
-            self.state, self.reason = State.HELD, reason
+        self._record("hold", State.HELD, self.target, durable=self._durable, reason=reason, must=False)
 
-    def committed(self, *, moved: bool = False) -> None:
-        """The storage has acknowledged the bytes: they are no longer the spool's, `fd` still reads them.
+    def delay(self, reason: str) -> None:
+        """Its commit failed for a cause that can pass: people are told the reason, after a restart, too."""
+        self._expect_alive()
+        if reason != self.reason:
+            self._record("delay", self.state, self.target, durable=self._durable, reason=reason, must=False)
+
+    def committed(self, *, moved: bool = False, read_on: bool = True) -> None:
+        """The storage has acknowledged the bytes: they are no longer the spool's.
 
         A crash before the record leaves a sealed file: the commit is found done by its id, or, if `moved`,
         its path is found empty. A crash after it leaves bytes that the next start removes.
 
         Args:
             moved: the storage took the file itself (renamed the directory into place).
+            read_on: `fd` still reads them.
         """
-        self._finish(remove=not moved)
+        self._finish(remove=not moved, read_on=read_on)
 
-    def discard(self) -> None:
-        """Nobody wants the bytes; they never land. `fd` still reads them. A crash leaves what `committed` leaves."""
-        self._finish(remove=True)
+    def discard(self, *, read_on: bool = True) -> None:
+        """Nobody wants the bytes; they never land. A crash leaves what `committed` leaves. `read_on`: as there."""
+        self._finish(remove=True, read_on=read_on)
 
     def close(self) -> None:
-        """The descriptor is closed; the bytes stay what they are. May be called again."""
+        """The descriptor is closed; the bytes stay what they are, and whoever needs them opens them again."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
@@ -264,37 +262,60 @@ class SpoolFile:
         # Overwriting costs nothing, and never more is counted than there is.
         charged = min(self._written, self.size)
         if charged != self._charged:
-            self._budget.charge(charged - self._charged)
+            self._home.budget.charge(charged - self._charged)
             self._charged = charged
 
-    def _flush(self) -> None:
-        if self._flush_failed:
-            self._write_again()
-        self._flush_failed = True
-        disk.sync_file(self.fd)
-        self._flush_failed = False
-        if not self._entry_durable:
-            directory = os.path.dirname(self.path)
-            disk.sync_directory(directory)
-            if self.staged:
-                disk.sync_directory(os.path.dirname(directory))
-            self._entry_durable = True
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """A descriptor, closed afterwards unless there was one before: a file that waits holds none."""
+        resting = self._fd < 0
+        try:
+            yield self.fd
+        finally:
+            if resting:
+                self.close()
 
-    def _write_again(self) -> None:
-        """After a flush that failed the kernel takes its pages for clean, whatever the disk has (fsync(2), NOTES)."""
-        for offset in range(0, self.size, _PIECE):
-            if data := os.pread(self.fd, _PIECE, offset):
-                os.pwrite(self.fd, data, offset)
+    def _write_again(self, fd: int) -> None:
+        if not self.is_intact():
+            raise SpoolDamaged(f"The bytes of spool file {self.number} were lost when they could not be flushed")
+        for offset, end in disk.data_ranges(fd, self.size):
+            for piece in range(offset, end, _PIECE):
+                os.pwrite(fd, os.pread(fd, min(_PIECE, end - piece), piece), piece)
+        self._doubtful = False
 
     def _record(
-        self, event: str, state: State, target: Target, *, durable: bool = False, reason: str = "", flush: bool = False
+        self,
+        event: str,
+        state: State,
+        target: Target,
+        *,
+        durable: bool = False,
+        reason: str = "",
+        flush: bool = False,
+        must: bool = True,
     ) -> None:
-        checksum = self._checksum.text(self.size)
+        """The journal says so; unless it `must`, it need not have room for that now. Raises SpoolFull, OSError."""
+        since = self.since if state is self.state and self.since else time.time()
+        checksum = str(self._checksum) if self._checksum.end == self.size else ""
         record = Record(
-            self.number, event, state, self._recorded_path, self.size, durable, reason, target, self._disk, checksum
+            self.number,
+            event,
+            state,
+            self._recorded_path,
+            self.size,
+            durable,
+            reason,
+            target,
+            self._disk,
+            checksum,
+            since,
         )
-        self._journal.append(record, durable=flush)
+        if must:
+            self._home.journal.append(record, durable=flush)
+        else:
+            self._home.journal.owe(record)
         self.state = state
+        self.since = since
         self.target = target
         self.reason = reason
         self._durable = durable
@@ -306,79 +327,39 @@ class SpoolFile:
         """
         self._record("open", State.OPEN, self.target)
         try:
-            self._fd = self._create_staged() if self.staged else self._open_new(0o600)
+            self._fd = place.create(self.path, staged=self.staged)
+            for directory in place.shared_directories(self.path, staged=self.staged):
+                self._home.directories.note_entry(directory)
         except BaseException:
-            self._journal.append(Record(self.number, "done", State.DONE, self._recorded_path))
-            self._journal.forget(self.number)
+            self._home.journal.owe(Record(self.number, "done", State.DONE, self._recorded_path))
+            self._home.journal.forget(self.number)
             raise
 
-    def _open_new(self, mode: int) -> int:
-        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-
-    def _create_staged(self) -> int:
-        directory = os.path.dirname(self.path)
-        try:
-            os.mkdir(directory)
-        except FileNotFoundError:
-            # The storage removes its staging directory whenever it is idle.
-            os.makedirs(directory)
-        try:
-            # The storage's file in the end: with the modes that any program's new file gets.
-            return self._open_new(0o666)
-        except BaseException:
-            with suppress(OSError):
-                os.rmdir(directory)
-            raise
-
-    def adopt(self, record: Record, found: os.stat_result | None, state: State, reason: str) -> None:
+    def adopt(self, record: Record, found: os.stat_result | None, verdict: Verdict) -> None:
         """As it was before a restart; for the spool only. Its descriptor is opened when needed: there may be many."""
         self.size = record.size if found is None else found.st_size
-        self.state = state
-        self.reason = reason
+        self.state = verdict.state
+        self.since = record.since or (time.time() if found is None else found.st_mtime)
+        if verdict.state not in (record.state, State.MISSING):
+            self.since = time.time()
+        self.reason = verdict.reason
         self._durable = record.durable
         self._checksum = RunningChecksum.parsed(record.checksum, record.size)
         if found is not None:
             self._written = min(found.st_size, found.st_blocks * _BLOCK)
             self._account()
 
-    def _finish(self, *, remove: bool) -> None:
+    def _finish(self, *, remove: bool, read_on: bool) -> None:
         if self.state is State.DONE:
             return
-        with suppress(OSError):  # gone already, or too many are open: reading tells
-            _ = self.fd  # opened while the bytes have a path
-        try:
-            self._journal.append(Record(self.number, "done", State.DONE, self._recorded_path))
-        except SpoolFull as error:
-            # As good, once the bytes are away: a record without them is done. And removing them makes room.
-            _logger.warning("spool file %d is done: %s", self.number, error)
+        if read_on:
+            with suppress(OSError):  # gone already, or too many are open: reading tells
+                _ = self.fd  # opened while the bytes have a path
+        journal = self._home.journal
+        journal.owe(Record(self.number, "done", State.DONE, self._recorded_path))
         self.state = State.DONE
-        self._budget.charge(-self._charged)
+        self._home.budget.charge(-self._charged)
         self._charged = self._written = 0
-        self._files.pop(self.number, None)
-        if remove:
-            remove_bytes(self.path, staged=self.staged)
-        self._journal.forget(self.number)
-
-
-def remove_bytes(path: str, *, staged: bool) -> None:
-    """Nothing is at `path`; if staged, its directory is gone too. What cannot be removed is logged: it is done with."""
-    try:
-        with suppress(FileNotFoundError):
-            os.unlink(path)
-        if staged:
-            _remove_directory(os.path.dirname(path))
-    except OSError as error:
-        _logger.warning("%s is not needed any more but cannot be removed: %s", path, error)
-
-
-def _remove_directory(directory: str) -> None:
-    with suppress(FileNotFoundError):
-        try:
-            os.rmdir(directory)
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
-                raise
-            # What a storage began to write beside the bytes when it died.
-            for name in os.listdir(directory):
-                os.unlink(f"{directory}/{name}")
-            os.rmdir(directory)
+        self._home.files.pop(self.number, None)
+        if not remove or place.remove(self.path, staged=self.staged):
+            journal.forget(self.number)

@@ -1,153 +1,22 @@
-"""The journal: one append-only file of what was promised about every spool file.
-
-A line is one JSON object: `crc` (CRC-32 of the line as it is without it), `v` (the format's version),
-`n` (number of the file), `event`, `state`, `path` and, but for `done`, all that there is to know of the file.
-So the last line of a number counts, lines of different files do not depend on each other, and a
-journal is compacted by keeping the last line of each file that is not done.
-"""
+"""The journal: one append-only file of what was promised about every spool file, see `depotfs.spool.lines`."""
 
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import threading
-import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
 
 from depotfs import disk
-from depotfs.errors import SpoolFull, SpoolUnreadable
+from depotfs.errors import SpoolFull
+from depotfs.spool.flush import SharedFlush
+from depotfs.spool.lines import encode, encode_begin
 from depotfs.spool.recovery import Record
-from depotfs.spool.state import State
-from depotfs.spool.target import Target
-from depotfs.types import FileId
 
-VERSION: Final = 1
-_PREFIX: Final = '{"crc":"'
-_HEAD: Final = len(_PREFIX) + 8 + len('",')
-_quoted: Final = json.encoder.encode_basestring_ascii
 _logger = logging.getLogger(__name__)
-
-
-def _line(fields: str) -> bytes:
-    """The line of an object with these members."""
-    body = b"{%b}" % fields.encode("ascii")
-    return b'{"crc":"%08x",%b\n' % (zlib.crc32(body), body[1:])
-
-
-def _or_null(text: str | None) -> str:
-    return "null" if text is None else _quoted(text)
-
-
-def encode(record: Record) -> bytes:
-    """The record's line, with its line feed."""
-    # Put together by hand: three lines are written for every file that is copied, and this is a third of json's time.
-    fields = (
-        f'"v":{VERSION},"n":{record.number},"event":{_quoted(record.event)},"state":{_quoted(record.state.value)},'
-        f'"path":{_quoted(record.path)}'
-    )
-    target = record.target
-    if target is not None:
-        fields += (
-            f',"size":{record.size},"durable":{"true" if record.durable else "false"},"disk":{record.disk},'
-            f'"reason":{_quoted(record.reason)},"storage":{_quoted(target.storage)},'
-            f'"identity":{_quoted(target.identity)},"id":{_quoted(target.file_id)},"name":{_or_null(target.name)},'
-            f'"filename":{_quoted(target.filename)},"type":{_quoted(target.content_type)},'
-            f'"modified":{"null" if target.modified is None else target.modified},"sum":{_quoted(record.checksum)},'
-            f'"expect":{_or_null(target.expect)},"commit":{_quoted(target.commit)}'
-        )
-    return _line(fields)
-
-
-def _fields(line: bytes) -> dict[str, Any] | None:
-    """What the line says, None if it is torn or damaged. Raises SpoolUnreadable for another version."""
-    try:
-        fields = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(fields, dict):
-        return None
-    crc = fields.pop("crc", None)
-    if isinstance(crc, str) and crc != "%08x" % zlib.crc32(b"{" + line[_HEAD:]):
-        return None
-    if fields.get("v") != VERSION:
-        raise SpoolUnreadable(
-            f"the spool's journal has version {fields.get('v')!r}, this program knows {VERSION}; "
-            "nothing was changed: start the version of depotfs that wrote it, or give another spool directory"
-        )
-    return fields if isinstance(crc, str) else None
-
-
-def _record(fields: dict[str, Any]) -> Record:
-    state = State(fields["state"])
-    if state is State.DONE:
-        return Record(fields["n"], fields["event"], state, fields["path"])
-    target = Target(
-        storage=fields["storage"],
-        identity=fields["identity"],
-        file_id=FileId(fields["id"]),
-        name=fields["name"],
-        filename=fields["filename"],
-        content_type=fields["type"],
-        modified=fields["modified"],
-        expect=fields["expect"],
-        commit=fields["commit"],
-    )
-    return Record(
-        fields["n"],
-        fields["event"],
-        state,
-        path=fields["path"],
-        size=fields["size"],
-        durable=fields["durable"],
-        reason=fields["reason"],
-        target=target,
-        disk=fields["disk"],
-        checksum=fields.get("sum", ""),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """What a journal says.
-
-    Attributes:
-        boot: the kernel's id of the boot that it was begun in, "" if unknown.
-        highest: the highest number ever given, 0 if none.
-        damaged: lines that could not be understood, but for a torn last one.
-    """
-
-    records: list[Record]
-    boot: str = ""
-    highest: int = 0
-    damaged: int = 0
-
-
-def read(content: bytes) -> Replay:
-    """Everything that is whole in a journal; changes nothing.
-
-    Raises:
-        SpoolUnreadable: a line is of another version.
-    """
-    lines = content.split(b"\n")
-    # What follows the last line feed is a write that was cut short: its effect never began.
-    lines.pop()
-    records: list[Record] = []
-    boot, highest, damaged = "", 0, 0
-    for line in lines:
-        fields = _fields(line)
-        if fields is None:
-            damaged += 1
-        elif fields["event"] == "begin":
-            boot, highest = fields["boot"], fields["highest"]
-        else:
-            records.append(_record(fields))
-    highest = max([highest, *(record.number for record in records)])
-    return Replay(records, boot, highest, damaged)
 
 
 class Journal:
@@ -173,6 +42,12 @@ class Journal:
         self._lock = threading.Lock()
         self._alive: dict[int, bytes] = {}
         self._alive_size = 0
+        self._owed: dict[int, bytes] = {}
+        self._compact_beyond = 0
+        self._torn = False
+        self._doubtful = False
+        self._flushing = False
+        self._shared = SharedFlush(self._flush)
 
     def begin(self, records: Iterable[Record]) -> None:
         """The file holds these records alone, on the disk; the old one is replaced in one step.
@@ -194,52 +69,109 @@ class Journal:
             self._continue()
 
     def append(self, record: Record, *, durable: bool = False) -> None:
-        """The record survives the death of the daemon; if `durable`, of the machine.
+        """The record survives the death of the daemon; if `durable`, of the machine, by a flush that many share.
 
         Raises:
-            SpoolFull: no room for it; the journal is as before.
+            SpoolFull: no room for it; the journal says what it said before.
+            OSError: of the disk; the same.
         """
         line = encode(record)
         with self._lock:
+            before = self._alive.get(record.number)
             self._write(line)
-            self._alive_size += len(line) - len(self._alive.pop(record.number, b""))
-            self._alive[record.number] = line
-            self._highest = max(self._highest, record.number)
-            if self.size > self.compact_at + 2 * self._alive_size:
+            self._keep(record.number, line)
+            if self.size > max(self._compact_beyond, self.compact_at + 2 * self._alive_size) and not self._flushing:
                 self._compact()
-            copy = self._copy_to_flush() if durable else -1
-        if copy >= 0:
+        if durable:
             try:
-                disk.sync_file(copy)
-            finally:
-                os.close(copy)
+                self.flush()
+            except OSError:
+                self._take_back(record.number, line, before)
+                raise
 
-    def _copy_to_flush(self) -> int:
-        """A descriptor to flush without the lock: the journal may be compacted, and flushed, while the disk is slow."""
-        try:
-            return os.dup(self._fd)
-        except OSError:  # too many are open, and the record stands: it is flushed here
-            disk.sync_file(self._fd)
-            return -1
+    def owe(self, record: Record) -> None:
+        """As `append`, but where it cannot be written now, it is with the next one that can be.
+
+        For what is so whatever the journal says; a crash before that leaves the record before it.
+        """
+        line = encode(record)
+        with self._lock:
+            self._keep(record.number, line)
+            self._owed[record.number] = line
+            self._pay()
+
+    def flush(self) -> None:
+        """Every record so far survives the death of the machine. Raises OSError: those since the last flush may not."""
+        self._shared.wait()
 
     def forget(self, number: int) -> None:
         """The file is done and nothing is left of its bytes: its record goes with the next compaction."""
         with self._lock:
             self._alive_size -= len(self._alive.pop(number, b""))
+            if self._owed:
+                self._pay()
 
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
-    def _write(self, line: bytes) -> None:
+    def _keep(self, number: int, line: bytes) -> None:
+        self._alive_size += len(line) - len(self._alive.pop(number, b""))
+        self._alive[number] = line
+        self._highest = max(self._highest, number)
+
+    def _take_back(self, number: int, line: bytes, before: bytes | None) -> None:
+        """The record could not be flushed, so that nobody believes in it: the one before it counts again."""
+        with self._lock:
+            if self._alive.get(number) is line and before is not None:
+                self._keep(number, before)
+                self._owed[number] = before
+                self._pay()
+
+    def _pay(self) -> None:
         try:
-            _write_all(self._fd, line, self.path)
-        except SpoolFull:
-            # Half a line would swallow the next one. If the daemon dies before it is cut off, it is a torn last line.
+            self._write(b"")
+        except OSError as error:
+            _logger.warning("%s; %d records are written with the next one", error, len(self._owed))
+
+    def _write(self, line: bytes) -> None:
+        """The line, and what is owed before it, is in the file, or nothing of it."""
+        if self._torn:
             os.ftruncate(self._fd, self.size)
+            self._torn = False
+        content = b"".join(self._owed.values()) + line
+        try:
+            _write_all(self._fd, content, self.path)
+        except OSError:
+            # Half a line would swallow the next one. If the daemon dies before it is cut off, it is a torn last line.
+            self._torn = True
+            with suppress(OSError):
+                os.ftruncate(self._fd, self.size)
+                self._torn = False
             raise
-        self.size += len(line)
+        self.size += len(content)
+        self._owed.clear()
+
+    def _flush(self) -> None:
+        with self._lock:
+            fd = self._fd
+            if self._owed:
+                self._pay()
+            # Meanwhile it is not compacted, so that the descriptor stays what it is.
+            self._flushing = flushable = not self._doubtful
+        if flushable:
+            try:
+                disk.sync_file(fd)
+                return
+            except OSError as error:
+                _logger.warning("the spool's journal %s is written anew, it could not be flushed: %s", self.path, error)
+                self._doubtful = True
+            finally:
+                self._flushing = False
+        # What a flush failed to write no other one tries (fsync(2), NOTES): another file takes its place.
+        with self._lock:
+            self._rewrite()
 
     def _compact(self) -> None:
         try:
@@ -247,10 +179,10 @@ class Journal:
         except OSError as error:
             # The long journal says the same. It is tried again after as many bytes more.
             _logger.warning("the spool's journal %s could not be shortened: %s", self.path, error)
+            self._compact_beyond = self.size + self.compact_at
 
     def _rewrite(self) -> None:
-        begin = _line(f'"v":{VERSION},"event":"begin","boot":{_quoted(self._boot)},"highest":{self._highest}')
-        content = begin + b"".join(self._alive.values())
+        content = encode_begin(self._boot, self._highest) + b"".join(self._alive.values())
         fresh = Path(self.path + ".new")
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -260,25 +192,30 @@ class Journal:
             fresh.rename(self.path)
         except BaseException:
             os.close(fd)
-            fresh.unlink()
+            with suppress(OSError):
+                fresh.unlink()
             raise
+        # From here on a loss of power may still leave the old one, so none may be flushed that is not flushed anew.
+        self._use(fd, len(content), doubtful=True)
         disk.sync_directory(str(fresh.parent))
-        self._use(fd, len(content))
+        self._doubtful = False
 
     def _continue(self) -> None:
         """Records are appended to the old journal, behind its last whole line."""
         fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         size = Path(self.path).read_bytes().rfind(b"\n") + 1
         os.ftruncate(fd, size)
-        self._use(fd, size)
+        self._use(fd, size, doubtful=False)
 
-    def _use(self, fd: int, size: int) -> None:
+    def _use(self, fd: int, size: int, *, doubtful: bool) -> None:
         self.close()
-        self._fd, self.size = fd, size
+        self._fd, self.size, self._doubtful = fd, size, doubtful
+        self._torn = False
+        self._owed.clear()
 
 
 def _write_all(fd: int, content: bytes, path: str) -> None:
-    """Raises SpoolFull if not all of it fits: some of it may be there."""
+    """Raises SpoolFull if not all of it fits, OSError: some of it may be there."""
     reason = "the disk is full"
     try:
         if os.write(fd, content) == len(content):

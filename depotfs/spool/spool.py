@@ -22,13 +22,18 @@ from typing import Final
 
 from depotfs import disk
 from depotfs.errors import SpoolBusy
-from depotfs.spool.file import Budget, SpoolFile, remove_bytes
-from depotfs.spool.journal import Journal, read
+from depotfs.spool import place
+from depotfs.spool.file import SpoolFile
+from depotfs.spool.home import Budget, Home
+from depotfs.spool.journal import Journal
+from depotfs.spool.lines import read
 from depotfs.spool.recovery import Record, decide, last_records
 from depotfs.spool.state import State
 from depotfs.spool.target import Target
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")  # random(4): new at each boot
+_MANY: Final = 64
+"""Files whose bytes are better sent to the disk together than one after the other."""
 _logger = logging.getLogger(__name__)
 
 
@@ -41,6 +46,7 @@ class SpoolStatistics:
     current_open: int
     current_sealed: int
     current_held: int
+    current_missing: int
     current_journal_bytes: int
     peak_bytes: int
     total_files: int
@@ -57,9 +63,7 @@ class Spool:
     def __init__(self, directory: str, limit: int | None = None) -> None:
         self.directory = os.path.abspath(directory)
         self._data = os.path.join(self.directory, "data")
-        self._budget = Budget(limit)
-        self._files: dict[int, SpoolFile] = {}
-        self._journal = Journal(os.path.join(self.directory, "journal"), "", 0)
+        self._home = Home(Journal(os.path.join(self.directory, "journal"), "", 0), Budget(limit))
         self._stagings: dict[str, tuple[str, int]] = {}
         self._lock = -1
         self._next = 1
@@ -68,27 +72,28 @@ class Spool:
     def open(self) -> list[SpoolFile]:
         """The spool is this process's; returns what was left of the time before, in the order of their last records.
 
-        Sealed files are to be landed; open ones were never closed and held ones failed: for a person.
+        Sealed files are to be landed once `is_intact` says so; open ones were never closed and held ones failed: for
+        a person; of missing ones their storage is to be asked.
 
         Raises:
             SpoolBusy: another daemon has it.
             SpoolUnreadable: written by a newer program; nothing was changed.
             OSError: of the disk.
         """
-        os.makedirs(self.directory, 0o700, exist_ok=True)
+        disk.make_directory(self.directory, 0o700)
         self._lock = lock(os.path.join(self.directory, "lock"))
         try:
             self._recover()
         except BaseException:
             self.close()
             raise
-        return list(self._files.values())
+        return list(self._home.files.values())
 
     def close(self) -> None:
         """Descriptors and the lock are given up, files stay as they are for the next `open`. May be called again."""
-        for file in self._files.values():
+        for file in self._home.files.values():
             file.close()
-        self._journal.close()
+        self._home.journal.close()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -112,17 +117,29 @@ class Spool:
             path = f"{place}/spool-{os.urandom(8).hex()}/file"
         file = self._file(number, path, disk_id, target)
         file.create()
-        self._files[number] = file
+        self._home.files[number] = file
         self._total += 1
         return file
 
     def make_durable(self) -> None:
-        """What is promised, or held for a person, survives a loss of power; the log names what may not."""
-        for file in self.files():
+        """What is promised or held survives a loss of power, as an orderly end has it; the log names what may not.
+
+        Bytes that nobody was promised anything of are flushed, too. The journal is flushed once, for all.
+        """
+        files = self.files()
+        if len(files) >= _MANY:
+            for directory in {os.path.dirname(os.path.dirname(file.path)) for file in files}:
+                with suppress(OSError):
+                    disk.sync_filesystem(directory)
+        for file in files:
             try:
-                file.make_durable()
+                file.prepare_end()
             except OSError as error:
                 _logger.warning("spool file %d may not survive a loss of power: %s", file.number, error)
+        try:
+            self._home.journal.flush()
+        except OSError as error:
+            _logger.warning("what was changed last in the spool may not survive a loss of power: %s", error)
 
     def free_space(self) -> int:
         """Bytes that may still be written: what the disk has, at most what the limit leaves. Raises OSError."""
@@ -132,28 +149,29 @@ class Spool:
     @property
     def room(self) -> int | None:
         """Bytes that the limit leaves, None without one."""
-        limit = self._budget.limit
-        return None if limit is None else max(0, limit - self._budget.used)
+        limit = self._home.budget.limit
+        return None if limit is None else max(0, limit - self._home.budget.used)
 
     def files(self) -> list[SpoolFile]:
         """All files that are not done, oldest first."""
-        return sorted(self._files.values(), key=lambda file: file.number)
+        return sorted(self._home.files.values(), key=lambda file: file.number)
 
     def has_staged(self, directory: str) -> bool:
         """Whether a file that is not done is staged there."""
         within = os.path.abspath(directory) + os.sep
-        return any(file.staged and file.path.startswith(within) for file in self._files.values())
+        return any(file.staged and file.path.startswith(within) for file in self._home.files.values())
 
     def statistics(self) -> SpoolStatistics:
-        states = Counter(file.state for file in self._files.values())
+        states = Counter(file.state for file in self._home.files.values())
         return SpoolStatistics(
-            current_files=len(self._files),
-            current_bytes=self._budget.used,
+            current_files=len(self._home.files),
+            current_bytes=self._home.budget.used,
             current_open=states[State.OPEN],
             current_sealed=states[State.SEALED],
             current_held=states[State.HELD],
-            current_journal_bytes=self._journal.size,
-            peak_bytes=self._budget.peak,
+            current_missing=states[State.MISSING],
+            current_journal_bytes=self._home.journal.size,
+            peak_bytes=self._home.budget.peak,
             total_files=self._total,
         )
 
@@ -164,9 +182,7 @@ class Spool:
             target,
             recorded_path=path,
             disk_id=disk_id,
-            journal=self._journal,
-            budget=self._budget,
-            files=self._files,
+            home=self._home,
         )
 
     def _staging(self, directory: str) -> tuple[str, int]:
@@ -177,19 +193,19 @@ class Spool:
 
     def _recover(self) -> None:
         """Replays the journal. Wherever this is cut short, the next start replays the same."""
-        path = Path(self._journal.path)
+        path = Path(self._home.journal.path)
         replay = read(path.read_bytes() if path.exists() else b"")
         boot = _boot_id()
         os.makedirs(self._data, 0o700, exist_ok=True)
         records = last_records(replay.records)
         highest = max(replay.highest, self._set_lost_aside(records))
         self._next = highest + 1
-        self._journal = Journal(str(path), boot, highest)
+        self._home.journal = Journal(str(path), boot, highest)
         kept = [self._recover_file(record, rebooted=replay.boot != boot) for record in records.values()]
         if replay.damaged:
             _keep_damaged(path, replay.damaged)
         # The bytes of files that are done were removed above, so now their records may go.
-        self._journal.begin(record for record in kept if record is not None)
+        self._home.journal.begin(record for record in kept if record is not None)
 
     def _recover_file(self, record: Record, *, rebooted: bool) -> Record | None:
         """The record that the journal keeps of that file, None if it is done. Raises OSError."""
@@ -197,28 +213,18 @@ class Spool:
         found, away = _look(path, record.disk)
         verdict = decide(record, None if found is None else found.st_size, away=away, rebooted=rebooted)
         if verdict.state is State.DONE or record.target is None:
-            self._note_lost(record, found)
-            remove_bytes(path, staged=os.path.isabs(record.path))
+            if record.state is State.HELD:
+                _logger.info("spool file %d was held, and somebody took its bytes", record.number)
+            place.remove(path, staged=os.path.isabs(record.path))
             return None
         if verdict.reason != record.reason:
             _logger.warning("spool file %d, %r: %s", record.number, record.target.filename, verdict.reason)
         file = self._file(record.number, record.path, record.disk, record.target)
-        file.adopt(record, found, verdict.state, verdict.reason)
-        self._files[record.number] = file
+        file.adopt(record, found, verdict)
+        self._home.files[record.number] = file
         if not verdict.final:
             return record
-        return replace(record, event="recover", state=verdict.state, size=file.size, reason=verdict.reason)
-
-    @staticmethod
-    def _note_lost(record: Record, found: os.stat_result | None) -> None:
-        """Bytes that were promised and are away are named: only a storage can have taken what was staged for it."""
-        promised = record.state in (State.SEALED, State.HELD) and record.target is not None
-        if promised and found is None and not os.path.isabs(record.path):
-            assert record.target is not None
-            _logger.error(
-                "spool file %d, %r (%d bytes) for %s is lost: nothing is at %s any more",
-                record.number, record.target.filename, record.size, record.target.storage, record.path,
-            )  # fmt: skip
+        return replace(record, event="recover", state=file.state, size=file.size, reason=file.reason, since=file.since)
 
     def _set_lost_aside(self, records: dict[int, Record]) -> int:
         """Bytes without a record are in `lost/`; returns the highest number that is in use in either place."""

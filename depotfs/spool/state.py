@@ -1,4 +1,4 @@
-"""The states of a spool file: open → sealed → done, and held where a person has to decide."""
+"""The states of a spool file: open → sealed → done, held where a person has to decide, missing."""
 
 from __future__ import annotations
 
@@ -14,5 +14,8 @@ class State(Enum):
     """Promised: its bytes go to its target, after a crash too."""
     HELD = "held"
     """Its commit failed for good; the bytes are kept until a person says what to do."""
+    MISSING = "missing"
+    """Its bytes, which were promised to land, are gone: its storage took them, or they are lost. Only in memory: the
+    journal keeps the promise until somebody who asked the storage says which of the two."""
     DONE = "done"
     """The storage has the bytes, or nobody wants them."""

@@ -8,6 +8,7 @@ from typing import Final
 
 import trio
 
+from depotfs import disk
 from depotfs.cache import BlockCache
 from depotfs.errors import FileNotStored, InvalidMetadata, Stale, VersionChanged
 from depotfs.remote.workers import in_thread
@@ -214,27 +215,9 @@ class Drafts:
 
 async def _copy(source: int, file: SpoolFile, size: int) -> None:
     """The empty file has the first `size` bytes of the source, holes as holes. SpoolFull, before anything is copied."""
-    ranges = await in_thread(_data_ranges, source, size)
+    ranges = await in_thread(disk.data_ranges, source, size)
     file.allot(size, sum(end - offset for offset, end in ranges))
     await in_thread(_copy_ranges, source, file.fd, ranges)
-
-
-def _data_ranges(source: int, size: int) -> list[tuple[int, int]]:
-    """Where there is data in the first `size` bytes: offsets and ends."""
-    ranges: list[tuple[int, int]] = []
-    offset = 0
-    while offset < size:
-        try:
-            offset = os.lseek(source, offset, os.SEEK_DATA)
-            end = os.lseek(source, offset, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # no data behind the offset
-                break
-            raise
-        if offset < size:
-            ranges.append((offset, min(size, end)))
-        offset = end
-    return ranges
 
 
 def _copy_ranges(source: int, target: int, ranges: list[tuple[int, int]]) -> None:

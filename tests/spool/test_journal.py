@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from depotfs.errors import SpoolFull, SpoolUnreadable
-from depotfs.spool import journal
-from depotfs.spool.journal import Journal, encode, read
+from depotfs.spool import lines
+from depotfs.spool.journal import Journal
+from depotfs.spool.lines import encode, read
 from depotfs.spool.recovery import Record
 from depotfs.spool.state import State
 from tests.spool.targets import PHOTO, target
@@ -37,12 +38,12 @@ def largest_file(size: int) -> Iterator[None]:
 
 def test_records_are_read_as_they_were_written() -> None:
     assert read(b"".join(map(encode, ALL))).records == ALL
-    assert all(json.loads(encode(record))["v"] == journal.VERSION for record in ALL)
+    assert all(json.loads(encode(record))["v"] == lines.VERSION for record in ALL)
 
 
 def test_a_journal_cut_anywhere_gives_its_whole_lines() -> None:
-    lines = [encode(record) for record in ALL]
-    content = b"".join(lines)
+    whole_lines = [encode(record) for record in ALL]
+    content = b"".join(whole_lines)
     for cut in range(len(content) + 1):
         whole = content[:cut].count(b"\n")
         replay = read(content[:cut])
@@ -51,16 +52,16 @@ def test_a_journal_cut_anywhere_gives_its_whole_lines() -> None:
 
 
 def test_a_damaged_line_is_counted_and_the_others_are_read() -> None:
-    lines = [encode(record) for record in ALL]
-    for position in range(len(lines[1]) - 1):
-        flipped = bytearray(lines[1])
+    whole_lines = [encode(record) for record in ALL]
+    for position in range(len(whole_lines[1]) - 1):
+        flipped = bytearray(whole_lines[1])
         flipped[position] ^= 0x04
-        replay = read(lines[0] + bytes(flipped) + lines[2])
+        replay = read(whole_lines[0] + bytes(flipped) + whole_lines[2])
         assert replay.records == [OPENED, HELD]
         assert replay.damaged == 1
 
 
-@pytest.mark.parametrize("line", [journal._line('"v":2,"event":"begin"'), b'{"v":9}\n'])
+@pytest.mark.parametrize("line", [lines.line_of('"v":2,"event":"begin"'), b'{"v":9}\n'])
 def test_another_version_is_refused(line: bytes) -> None:
     with pytest.raises(SpoolUnreadable, match="version"):
         read(encode(SEALED) + line)

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from depotfs import disk
 from depotfs.errors import SpoolBusy, SpoolFull, SpoolUnreadable, StorageFull
 from depotfs.spool import Spool, SpoolFile, State
 from depotfs.spool import spool as spool_module
+from depotfs.spool.lines import encode, line_of
 from depotfs.spool.recovery import Record
 from tests.spool.targets import PHOTO, target
 from tests.spool.test_journal import largest_file
@@ -187,7 +187,11 @@ def test_a_file_that_the_storage_took_stays_where_it_put_it(running: Running, tm
     staging.rmdir()
     taken.committed(moved=True)
     assert taken.pread(3, 0) == b"abc"
-    # The other one was taken, too, but the daemon died before it could say so.
+    # The other one was taken, too, but the daemon died before it could say so: its storage will.
+    for _ in range(2):
+        [missing] = running.restart()
+        assert (missing.number, missing.state, missing.size) == (crashed.number, State.MISSING, 3)
+    missing.committed()
     assert running.restart() == []
     assert (tmp_path / "storage" / "a" / "file").read_bytes() == b"abc"
     assert (tmp_path / "storage" / "b" / "file").read_bytes() == b"abc"
@@ -222,19 +226,47 @@ def test_a_staged_file_waits_for_its_disk(running: Running, tmp_path: Path, monk
     assert [summary(found) for found in running.restart()] == [(State.SEALED, 3, "", b"abc")]
 
 
-def test_bytes_that_were_not_flushed_before_a_reboot_do_not_land(
-    running: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.fixture
+def reboot(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """The machine is started anew; nothing is lost by that itself."""
+    boots: list[None] = []
+
+    def reboot() -> None:
+        boots.append(None)
+        monkeypatch.setattr(spool_module, "_boot_id", lambda: f"boot {len(boots)}")
+
+    return reboot
+
+
+def test_bytes_that_were_not_flushed_before_a_reboot_land_if_they_are_those_that_were_written(
+    running: Running, reboot: Callable[[], None]
 ) -> None:
-    for durable in (False, True):
+    for durable in (False, False, True):
         file = running.spool.new_file(PHOTO)
         file.pwrite(b"abc", 0)
         file.seal(PHOTO, durable=durable)
     # Sealed again on other terms: the bytes are the same, flushed or not.
     for file in running.spool.files():
         file.seal(target(commit="c2"), durable=False)
-    next_boot = tmp_path / "boot_id"
-    next_boot.write_text("another\n")
-    monkeypatch.setattr(spool_module, "_BOOT_ID", next_boot)
+    os.pwrite(running.spool.files()[0].fd, bytes(3), 0)
+    reboot()
+    left = running.restart()
+    assert [(found.state, found.is_intact()) for found in left] == [
+        (State.SEALED, False),
+        (State.SEALED, True),
+        (State.SEALED, True),
+    ]
+
+
+def test_bytes_without_a_checksum_do_not_land_after_a_reboot_unless_they_were_flushed(
+    running: Running, reboot: Callable[[], None]
+) -> None:
+    for number in (1, 2):
+        file = running.spool.new_file(PHOTO)
+        file.pwrite(b"bytes", 0)
+        old = Record(number, "seal", State.SEALED, f"data/{number}", 5, number == 2, "", PHOTO)
+        running.spool._home.journal.append(old)
+    reboot()
     for _ in range(2):
         assert [found.state for found in running.restart()] == [State.HELD, State.SEALED]
 
@@ -297,15 +329,31 @@ def test_a_full_disk_refuses_and_loses_nothing(running: Running) -> None:
         # The seal cannot be taken back, so nothing may be written.
         with pytest.raises(SpoolFull):
             file.pwrite(b"xyz", 0)
-        # But what is done is done, a record without bytes says so, too; and what failed, failed.
+        # But what is done is done, and what failed, failed.
         unwanted.discard()
         file.hold("no")
         assert file.state is State.HELD
     assert running.spool.statistics().current_files == 2
-    assert [summary(found) for found in running.restart()] == [
-        (State.SEALED, 3, "", b"abc"),
-        (State.OPEN, 1, "", b"x"),
-    ]
+    # The daemon died before it could say so. Of the committed file its storage has to be asked.
+    running.restart()
+    sealed, missing, open_ = running.spool.files()
+    assert missing.state is State.MISSING
+    assert [summary(found) for found in (sealed, open_)] == [(State.SEALED, 3, "", b"abc"), (State.OPEN, 1, "", b"x")]
+
+
+def test_what_a_full_disk_kept_from_the_journal_is_in_it_once_there_is_room(running: Running) -> None:
+    for _ in range(3):
+        file = running.spool.new_file(PHOTO)
+        file.pwrite(b"abc", 0)
+        file.seal(PHOTO, durable=False)
+    committed, held, delayed = running.spool.files()
+    with largest_file((running.directory / "journal").stat().st_size + 10):
+        committed.committed()
+        held.hold("no")
+        delayed.delay("no server")
+    running.spool.new_file(PHOTO).discard()
+    left = running.restart()
+    assert [(found.state, found.reason) for found in left] == [(State.HELD, "no"), (State.SEALED, "no server")]
 
 
 def test_a_daemon_starts_on_a_full_disk_so_that_it_can_make_room(running: Running) -> None:
@@ -437,28 +485,30 @@ def test_the_checksum_is_that_of_the_last_state(running: Running, change: str) -
     assert not left.is_intact()
 
 
-def test_a_journal_without_checksums_is_understood(running: Running) -> None:
-    file = running.spool.new_file(PHOTO)
-    file.pwrite(b"bytes", 0)
-    file._checksum.give_up()
-    running.spool._journal.append(
-        Record(file.number, "seal", State.SEALED, file._recorded_path, 5, target=PHOTO), durable=False
-    )
-    (left,) = running.restart()
-    assert (left.state, left.is_intact()) == (State.SEALED, True)
-
-
-def test_sealed_bytes_that_are_gone_are_named(running: Running, caplog: pytest.LogCaptureFixture) -> None:
-    file = running.spool.new_file(PHOTO)
-    file.pwrite(b"bytes", 0)
-    file.seal(PHOTO, durable=False)
-    os.unlink(file.path)
-    assert running.restart() == []
-    assert f"spool file {file.number}, {PHOTO.filename!r} (5 bytes)" in caplog.text
+def test_sealed_bytes_that_are_gone_are_named_until_their_storage_was_asked(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        file = running.spool.new_file(PHOTO)
+        file.pwrite(b"bytes", 0)
+        file.seal(PHOTO, durable=False)
+        os.unlink(file.path)
+    for _ in range(2):
+        left = running.restart()
+        assert [found.state for found in left] == [State.MISSING] * 3
+        assert f"spool file {file.number}, {PHOTO.filename!r}: nothing is left of its bytes" in caplog.text
+        assert running.spool.statistics().current_missing == 3
+        caplog.clear()
+    stored, lost, unknown = left
+    stored.committed()
+    lost.hold("its storage does not have it either")
+    running.spool.make_durable()
+    assert running.restart()[0].number == unknown.number
+    assert len(running.left) == 1
 
 
 def test_what_is_sealed_or_held_at_an_orderly_end_survives_a_reboot(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: Running, reboot: Callable[[], None]
 ) -> None:
     sealed, held = running.spool.new_file(PHOTO), running.spool.new_file(PHOTO)
     for file in (sealed, held):
@@ -466,38 +516,11 @@ def test_what_is_sealed_or_held_at_an_orderly_end_survives_a_reboot(
         file.seal(PHOTO, durable=False)
     held.hold("lost a race")
     running.spool.make_durable()
-    monkeypatch.setattr(spool_module, "_boot_id", lambda: "another")
+    reboot()
     assert [(file.state, file.reason) for file in running.restart()] == [
         (State.SEALED, ""),
         (State.HELD, "lost a race"),
     ]
-
-
-def test_after_a_flush_that_failed_the_bytes_are_written_again(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The kernel takes pages that it could not write for clean."""
-    file = running.spool.new_file(PHOTO)
-    file.pwrite(b"bytes", 0)
-    with monkeypatch.context() as patch:
-        patch.setattr(disk, "sync_file", _broken)
-        with pytest.raises(OSError, match="broken"):
-            file.seal(PHOTO, durable=True)
-    assert file.state is State.OPEN
-    written: list[int] = []
-    pwrite = os.pwrite
-
-    def noted(fd: int, data: bytes, offset: int) -> int:
-        written.append(len(data))
-        return pwrite(fd, data, offset)
-
-    monkeypatch.setattr(os, "pwrite", noted)
-    file.seal(PHOTO, durable=True)
-    assert sum(written) == 5
-
-
-def _broken(*_: object) -> None:
-    raise OSError(5, "broken")
 
 
 def test_files_that_wait_hold_no_descriptor_and_a_limit_costs_only_the_call(running: Running) -> None:
@@ -522,3 +545,54 @@ def test_files_that_wait_hold_no_descriptor_and_a_limit_costs_only_the_call(runn
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert len(running.restart()) == 100
+
+
+def test_a_file_knows_since_when_it_is_what_it_is_and_why(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_700_000_000.25
+    monkeypatch.setattr("time.time", lambda: now)
+    sealed, held = (running.spool.new_file(PHOTO) for _ in range(2))
+    assert sealed.since == now
+    for file in (sealed, held):
+        file.pwrite(b"bytes", 0)
+    now += 10
+    for file in (sealed, held):
+        file.seal(PHOTO, durable=False)
+    now += 10
+    sealed.delay("no server")
+    sealed.seal(PHOTO, durable=False)
+    held.hold("lost a race")
+    now += 10
+    for _ in range(2):
+        running.restart()
+        assert [(file.state, file.since, file.reason) for file in running.spool.files()] == [
+            (State.SEALED, 1_700_000_010.25, "no server"),
+            (State.HELD, 1_700_000_020.25, "lost a race"),
+        ]
+    running.spool.files()[0].seal(target(commit="c2"), durable=False)
+    running.spool.files()[0].pwrite(b"B", 0)
+    assert (running.spool.files()[0].since, running.spool.files()[0].reason) == (now, "")
+
+
+def test_of_what_an_older_journal_tells_no_time_the_bytes_do(running: Running) -> None:
+    file = running.spool.new_file(PHOTO)
+    file.pwrite(b"bytes", 0)
+    os.utime(file.path, (1_600_000_000, 1_600_000_000))
+    line = encode(Record(1, "seal", State.SEALED, "data/1", 5, False, "", PHOTO, since=0.5)).decode()
+    fields = line.partition(",")[2].replace('"since":0.500,', "").replace('"sum":"",', "").rstrip("}\n")
+    with (running.directory / "journal").open("ab") as journal:
+        journal.write(line_of(fields))
+    [left] = running.restart()
+    assert (left.state, left.since, left.is_intact()) == (State.SEALED, 1_600_000_000, True)
+
+
+def test_a_file_that_nobody_reads_ends_without_a_descriptor(running: Running) -> None:
+    files = [running.spool.new_file(PHOTO) for _ in range(2)]
+    before = len(os.listdir("/proc/self/fd"))
+    for file, end in zip(files, (SpoolFile.committed, SpoolFile.discard), strict=True):
+        file.pwrite(b"bytes", 0)
+        file.seal(PHOTO, durable=True)
+        file.close()
+        assert file.is_intact()
+        file.sum_up()
+        end(file, read_on=False)
+    assert len(os.listdir("/proc/self/fd")) == before - 2

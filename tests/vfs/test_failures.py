@@ -376,7 +376,7 @@ def test_a_copy_that_is_to_be_changed_needs_room_for_what_is_kept_of_it(tmp_path
         async with mounted(LocalFileStorage(str(tmp_path / "files")), tmp_path) as tree:
             await tree.write_file(name, old)
             waiting = tree.spool.statistics().current_bytes
-            tree.spool._budget.limit = limit
+            tree.spool._home.budget.limit = limit
             fh = await tree.open(name, os.O_RDWR)
             with pytest.raises(SpoolFull):
                 await tree.fs.write(fh, 0, b"new")
