@@ -90,7 +90,7 @@ def _look(file: SpoolFile, identities: Collection[str], unclosed: Collection[int
         why = Why.HELD
     elif target.identity not in identities:
         why, reason = Why.ELSEWHERE, f"its storage {target.identity} is not configured"
-    elif file.state is State.SEALED:
+    elif file.state in (State.SEALED, State.MISSING):
         why = Why.PENDING
     return KeptFile(
         file.number, target.storage, target.file_id, target.filename, file.size, why, reason, os.fspath(file.path)

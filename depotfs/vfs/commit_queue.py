@@ -10,6 +10,7 @@ import trio
 
 from depotfs.vfs.file import File
 from depotfs.vfs.leftovers import Leftovers
+from depotfs.vfs.missing import Missing
 
 _log = logging.getLogger(__name__)
 
@@ -17,12 +18,12 @@ PARALLEL = 8
 """Commits under way at once: enough to fill a line with 20 ms of latency by small files."""
 
 
-Owing = File | Leftovers
-"""What owes something to its storage."""
+Owing = File | Leftovers | Missing
+"""What owes something to its storage, be it a question."""
 
 
 class CommitQueue:
-    """Files, and leftovers of storages, by the time at which what they owe is due.
+    """Files, and what else storages are owed, by the time at which it is due.
 
     Args:
         commit: makes one commit; False if it failed.

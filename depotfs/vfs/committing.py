@@ -29,6 +29,7 @@ from depotfs.vfs.drafts import Drafts
 from depotfs.vfs.file import File, Life
 from depotfs.vfs.landed import find_landed
 from depotfs.vfs.leftovers import Leftovers
+from depotfs.vfs.missing import RETRY_DELAY, Missing
 from depotfs.vfs.place import Place, own_place
 from depotfs.vfs.volume import Volume
 
@@ -127,6 +128,8 @@ class Committer:
         doubt: Exception | None = None
         self.queue.cancel(file)
         with draft.stored_from():
+            if not draft.file.is_summed_up:
+                await in_thread(draft.file.sum_up)
             draft.file.seal(self._target(file, draft, place), durable=False)
             if place.over is not None:
                 place.over.attempts.add(draft.file.target.commit)
@@ -381,7 +384,12 @@ class Committer:
     # --- what is due -----------------------------------------------------------------------------------------------
 
     async def _pay(self, owing: Owing) -> bool:
-        """Makes a commit, or a removal, whose time has come. False: it failed."""
+        """Makes a commit, or a removal, or asks, as its time has come. False: it failed."""
+        if isinstance(owing, Missing):
+            answered = await owing.ask()
+            if not answered:
+                self.queue.schedule(owing, RETRY_DELAY)
+            return answered
         if isinstance(owing, Leftovers):
             removed = await owing.remove()
             if not removed:
@@ -416,7 +424,7 @@ class Committer:
             self._hold(file, draft, error)
             return
         draft.failures += 1
-        draft.file.reason = str(error)
+        draft.file.delay(str(error))
         delay = draft.retry_delay if file.scratch is None else file.volume.options.scratch_delay
         self._report(file, draft, error, f"kept in the spool and tried again in {delay:g} s")
         self.queue.schedule(file, delay)

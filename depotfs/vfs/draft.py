@@ -119,8 +119,9 @@ class Draft:
 
     def drop(self) -> None:
         """As `discard`, and nobody reads it."""
-        self.discard()
+        self.file.discard(read_on=False)
         self.file.close()
+        self.detach()
 
     def supersede(self, other: Draft) -> None:
         """It takes the place of the other: what that one may have stored, its reply lost, is replaced."""
@@ -134,7 +135,7 @@ class Draft:
 
     def _drop_earlier(self) -> None:
         if self.sealed_earlier is not None:
-            self.sealed_earlier.discard()
+            self.sealed_earlier.discard(read_on=False)
             self.sealed_earlier.close()
             self.sealed_earlier = None
 

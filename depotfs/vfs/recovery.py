@@ -9,6 +9,7 @@ from depotfs.types import ABSENT, ANY, FileMetadata, FileStat
 from depotfs.vfs.committing import Committer
 from depotfs.vfs.draft import Draft
 from depotfs.vfs.file import File
+from depotfs.vfs.missing import Missing
 from depotfs.vfs.names import Kind
 from depotfs.vfs.volume import Volume
 
@@ -17,12 +18,19 @@ def recover(files: Iterable[SpoolFile], volumes: Iterable[Volume], committer: Co
     """Decides what becomes of each spool file that an earlier daemon left, given in the order of their last promises.
 
     A sealed one of a storage that is configured is a draft again, its commit about to be made (a scratch file's after
-    its delay). All others wait for a person, or for their storage to be configured again.
+    its delay). Of one whose bytes are missing it is asked. All others wait for a person, or for their storage to be
+    configured again.
     """
     by_identity = {volume.remote.identity: volume for volume in volumes}
+    missing: dict[str, Missing] = {}
     for file in files:
-        if file.state is State.SEALED and file.target.identity in by_identity:
-            _show(file, by_identity[file.target.identity], committer)
+        volume = by_identity.get(file.target.identity)
+        if file.state is State.SEALED and volume is not None:
+            _show(file, volume, committer)
+        elif file.state is State.MISSING and volume is not None:
+            asked = missing.setdefault(volume.name, Missing(volume.remote, committer.drafts.cache, volume.name))
+            asked.add(file)
+            committer.queue.schedule(asked, 0)
 
 
 def _show(spooled: SpoolFile, volume: Volume, committer: Committer) -> None:
