@@ -173,7 +173,7 @@ class Disk:
         """The absolute path if it is on this disk."""
         if not self._watching or isinstance(path, int):
             return None
-        place = "" if dir_fd is None else _path(dir_fd)
+        place = "" if dir_fd in (None, disk.HERE) else _path(dir_fd)
         path = os.path.abspath(os.path.join(place, os.fsdecode(path)))
         return path if path == self.root or path.startswith(self.root + "/") else None
 
@@ -331,9 +331,10 @@ class Disk:
 
     _os_replace = _os_rename
 
-    def _renameat2(self, source: str, target: str, flags: int) -> None:
-        with self._renaming(self._inside(source), self._inside(target), swapped=flags == _EXCHANGE):
-            self._real.renameat2(source, target, flags)
+    def _renameat2(self, source: str, target: str, flags: int, source_in: int, target_in: int) -> None:
+        here, there = self._inside(source, source_in), self._inside(target, target_in)
+        with self._renaming(here, there, swapped=flags == _EXCHANGE):
+            self._real.renameat2(source, target, flags, source_in, target_in)
 
     @contextmanager
     def _renaming(self, source: str | None, target: str | None, *, swapped: bool) -> Iterator[None]:
