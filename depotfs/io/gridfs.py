@@ -55,7 +55,8 @@ class GridFSStorage(NativeStorage):
     Needs MongoDB 4.2; from 4.4 on copies are made in the server. A file's UUID is stored as a string `_id`.
     Stored content is in the server's journal when a call returns, unless the URI says `journal=false`. Read and
     write concern, read preference and time limits are the URI's; where it has no limits, a server that cannot be
-    found is given up after 2.5 s, one that does not answer after 60 s.
+    found is given up after 2.5 s, one that does not answer after 60 s. A URI that names a replica set by more than one
+    host, by `replicaSet` or as mongodb+srv lets pymongo repeat a write when the set gets another primary.
 
     Args:
         mongouri: names a database: `mongodb://host/database`. Nothing is sent to it before the first use.

@@ -16,18 +16,20 @@ from pymongo.write_concern import WriteConcern
 from depotfs.errors import ConfigurationError
 from depotfs.io.gridfs_documents import Document
 
-_DEFAULTS: dict[str, Any] = {
-    "serverSelectionTimeoutMS": 2_500,
-    "connectTimeoutMS": 10_000,
-    "socketTimeoutMS": 60_000,
-    "serverMonitoringMode": "poll",
-}
+_DEFAULTS: dict[str, int] = {"serverSelectionTimeoutMS": 2_500, "connectTimeoutMS": 10_000, "socketTimeoutMS": 60_000}
 """Where the URI says nothing: pymongo's own would wait 30 s for a server and forever for an answer (milliseconds).
 
-2.5 s are five looks at a server that is about to be there again; whoever can wait for longer asks again.
-Polled, a server is looked at anew half a second after an error; a monitor that listens instead leaves it alone for
-10 s after a refused login, and so long would each call take to say so (measured).
+2.5 s are five looks at a server that is about to be there again; whoever can wait for longer asks again. They are so
+many if the server is polled (serverMonitoringMode), half a second after an error; a monitor that listens instead leaves
+it alone for 10 s after a refused login, and so long would each call take to say so (measured).
 """
+_SHARES: dict[str, float] = {
+    "serverSelectionTimeoutMS": 1.0,
+    "connectTimeoutMS": 0.5,
+    "waitQueueTimeoutMS": 0.5,
+    "socketTimeoutMS": 0.5,
+}
+"""Of the time of an operation: pymongo asks once more, by a new connection, what a server did not answer."""
 _FILES = ("tlscafile", "tlscertificatekeyfile", "tlscrlfile")
 """Options that are paths."""
 _CODEC: CodecOptions[Document] = CodecOptions(
@@ -74,17 +76,36 @@ class Target:
             raise ConfigurationError(f"mongouri is wrong: {error.strerror} ({named})") from None
 
     def client(self, seconds: float | None = None) -> MongoClient[Document]:
-        """A client that has not connected yet; `seconds` is a limit for each of its operations, None for none."""
-        given = {name for name in _DEFAULTS if name.lower() in self.options}
-        told = [int(self.options["timeoutms"])] if self.options.get("timeoutms", "").isdecimal() else []
+        """A client that has not connected yet; an operation ends within about `seconds`, None: as the URI says."""
+        settings: dict[str, Any] = {name: self._limit(name, default) for name, default in _DEFAULTS.items()}
         if seconds is not None:
-            told.append(max(1, int(seconds * 1000)))
-        if told:  # one limit for each whole operation: it takes the place of the socket's
-            given.add("socketTimeoutMS")
-        limits: dict[str, Any] = {name: value for name, value in _DEFAULTS.items() if name not in given}
-        if shorter := min(filter(None, told), default=None):
-            limits["timeoutMS"] = shorter
-        return MongoClient(self.uri, connect=False, appname="depotfs", **limits)
+            # Not pymongo's own limit for an operation, timeoutMS: with it a server is looked for all of that time.
+            for name, share in _SHARES.items():
+                longest = max(1, int(seconds * share * 1000))
+                settings[name] = min(filter(None, (longest, self._limit(name, settings.get(name)))))
+        if "timeoutms" in self.options:  # it takes the place of the socket's
+            del settings["socketTimeoutMS"]
+        if "servermonitoringmode" not in self.options:
+            settings["serverMonitoringMode"] = "poll"
+        if self._may_stand_alone and "retrywrites" not in self.options:
+            settings["retryWrites"] = False
+        return MongoClient(self.uri, connect=False, appname="depotfs", **settings)
+
+    @property
+    def _may_stand_alone(self) -> bool:
+        """Whether it may be a server without a replica set, which cannot repeat a write.
+
+        pymongo 4.20 tries to, and raises the old error from within a new connection, by which it takes the server to
+        have failed again: after a few resets, several threads keep each other from it for seconds (seen), or are told
+        that transaction numbers are only allowed on a replica set member.
+        """
+        alone = self.uri.startswith("mongodb://") and "," not in self.hosts
+        return alone and not {"replicaset", "loadbalanced"} & self.options.keys()
+
+    def _limit(self, name: str, default: int | None) -> int | None:
+        """Milliseconds, of the URI or by default."""
+        told = self.options.get(name.lower(), "")
+        return int(told) if told.isdecimal() else default
 
 
 class Collections:
