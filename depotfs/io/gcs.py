@@ -150,14 +150,10 @@ class GCSStorage(NativeStorage):
     # --- reading ---------------------------------------------------------------------------------------------
 
     def stat(self, file_id: FileId) -> FileStat:
-        answer = self._requests.send(
-            self._what("Looking at", file_id), "GET", self._object(file_id), params={"fields": FIELDS}
-        )
-        if answer.status == 404:
+        found = self._look(file_id)
+        if found is None:
             raise self._not_stored(file_id)
-        if not answer.ok:
-            raise self._unexpected(answer, self._what("Looking at", file_id))
-        return stat_of(file_id, answer.json())
+        return stat_of(file_id, found)
 
     def pages(self, after: str = "") -> Iterator[Sequence[FileEntry]]:
         if after >= "g":
@@ -225,9 +221,7 @@ class GCSStorage(NativeStorage):
         with self._requests.patience.call():
             answer = upload.run()
         if not answer.ok:
-            if found := self._stored_before(answer, file_id, resource):
-                return found
-            raise self._refused(answer, what, file_id, expect)
+            return self._stored_before(answer, what, file_id, expect, resource)
         stored = answer.json()
         if upload.checksum.differs(stored):  # or the answer alone is damaged
             stored = self._find_ours(file_id, resource) or {}
@@ -251,10 +245,8 @@ class GCSStorage(NativeStorage):
         answer = self._requests.send(what, "PATCH", self._object(file.file_id), params=params, body=changes)
         if answer.status == 404:
             raise self._not_stored(file.file_id)
-        if answer.status == 412:
-            raise VersionChanged(f"{what}: it was replaced")
         if not answer.ok:
-            raise self._unexpected(answer, what)
+            raise self._refused(answer, what, file.file_id, file.version)
         try:
             return stat_of(file.file_id, answer.json())
         except InvalidMetadata:
@@ -271,11 +263,7 @@ class GCSStorage(NativeStorage):
         with self._requests.patience.call():
             answer = rewritten(self._requests, what, path, params, resource)
         if not answer.ok:
-            if found := self._stored_before(answer, target, resource):
-                return found
-            if answer.status == 404:
-                raise VersionChanged(f"{what}: version {source.version} of the source is gone")
-            raise self._refused(answer, what, target, expect)
+            return self._stored_before(answer, what, target, expect, resource, source.version)
         copied = answer.json().get("resource")
         return self._stat_of_written(copied if isinstance(copied, dict) else {}, what, target, resource)
 
@@ -300,14 +288,26 @@ class GCSStorage(NativeStorage):
             raise VersionChanged(f"File {file_id} has no version {expect!r} in {self.identity()}")
         return {"ifGenerationMatch": expect}
 
-    def _stored_before(self, answer: Answer, file_id: FileId, wanted: Json) -> FileStat | None:
-        """What an attempt or a call before the refused one has stored, whose reply was lost; None: nothing."""
-        found = self._find_ours(file_id, wanted) if answer.status in (404, 412) else None
-        return stat_of(file_id, found) if found else None
+    def _stored_before(
+        self, answer: Answer, what: str, file_id: FileId, expect: Expected, wanted: Json, source: str = ""
+    ) -> FileStat:
+        """What an attempt or a call before this one has stored, whose reply was lost; else the refusal is raised.
+
+        Args:
+            source: the version that was to be copied.
+        """
+        if answer.status in (404, 412) and (found := self._find_ours(file_id, wanted)):
+            return stat_of(file_id, found)
+        if answer.status == 404 and source:
+            raise VersionChanged(f"{what}: version {source} of the source is gone")
+        raise self._refused(answer, what, file_id, expect)
 
     def _refused(self, answer: Answer, what: str, file_id: FileId, expect: Expected) -> DepotError:
         if answer.status != 412:
             return self._unexpected(answer, what)
+        there = str((self._look(file_id) or {}).get("generation", ABSENT))
+        if expect in (ANY, there) or (expect == PRESENT and there):
+            return StorageUnavailable(f"{what}: {self._requests.endpoint} refuses it, though all is as expected")
         if expect == ABSENT:
             return AlreadyStored(f"{what}: it is there already")
         return self._not_stored(file_id) if expect == PRESENT else VersionChanged(f"{what}: version {expect} is gone")
@@ -323,10 +323,16 @@ class GCSStorage(NativeStorage):
         return stat_of(file_id, found)
 
     def _find_ours(self, file_id: FileId, wanted: Json) -> Json | None:
-        answer = self._requests.send(
-            self._what("Looking at", file_id), "GET", self._object(file_id), params={"fields": FIELDS}
-        )
-        return answer.json() if answer.ok and is_upload(answer.json(), wanted) else None
+        found = self._look(file_id)
+        return found if found and is_upload(found, wanted) else None
+
+    def _look(self, file_id: FileId) -> Json | None:
+        """The resource of the file's object, None where there is none."""
+        what = self._what("Looking at", file_id)
+        answer = self._requests.send(what, "GET", self._object(file_id), params={"fields": FIELDS})
+        if not answer.ok and answer.status != 404:
+            raise self._unexpected(answer, what)
+        return answer.json() if answer.ok else None
 
     # --- links -----------------------------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ class Answer:
     def is_like(self) -> bool:
         """Whether Google Cloud Storage could have given it, by its status and kind of body, to a question in JSON."""
         if self.status in (404, 412):
-            return self.parsed is not None or not self.body
+            return isinstance(self.json().get("error"), dict) or not self.body
         return not 300 <= self.status < 400 or self.status in (304, 308)
 
     @property

@@ -39,7 +39,7 @@ from depotfs.io.gridfs_connection import Target
 from depotfs.io.gridfs_documents import CHUNK_SIZE, FilesDocument
 from depotfs.io.gridfs_errors import translated
 from depotfs.io.gridfs_swap import Upload
-from depotfs.types import ABSENT, FileId, FileMetadata, FileStat
+from depotfs.types import ABSENT, FileId, FileStat
 from tests.io.contract_sources import METADATA, content_of, noise, put, unchanged
 from tests.io.faults import in_child
 from tests.io.gridfs_faults import counted, failing
@@ -166,14 +166,6 @@ def test_own_commit_is_recognised_by_a_later_call(
     storage.sweep(0)
     collections = storage._connection.collections()
     assert collections.chunks.count_documents({}) == -(-size // CHUNK_SIZE)
-
-
-def test_an_update_keeps_what_others_changed_meanwhile(storage: GridFSStorage) -> None:
-    """Also a stat whose metadata is stale says which content it is about."""
-    stale = put(storage, b"x", FILE)
-    storage.update(stale, filename="new")
-    storage.update(stale, content_type="a/b")
-    assert storage.update(stale, modified=60).metadata == FileMetadata("new", "a/b", 60)
 
 
 # --- time -------------------------------------------------------------------------------------------------------
