@@ -107,7 +107,7 @@ class Staging:
         self._places.remove_if_idle()
 
     def _find(self, around: str, name: str) -> Entry | None:
-        with self._existing() as existing:
+        with self._places.existing() as existing:
             for path, within in existing:
                 if os.path.realpath(path) == around:
                     return _opened(path, within, name)
@@ -177,7 +177,7 @@ class Staging:
         if any(os.path.lexists(f"{path}/{old}") for path in self._places.paths()):
             with (
                 nullcontext() if inside else disk.exclusive(self._root),  # whoever swaps is in there
-                self._existing() as existing,
+                self._places.existing() as existing,
             ):
                 for _, within in existing:
                     _put_back(within, old, place)
@@ -195,24 +195,15 @@ class Staging:
                 return
             self._swept = True
         self.restore_all()
-        with self._existing() as existing:
+        with self._places.existing() as existing:
             for _, within in existing:
                 for name in os.listdir(within):
                     if name.startswith(_BUILD):
                         _sweep(within, name)
 
     def _names(self) -> list[str]:
-        with self._existing() as existing:
+        with self._places.existing() as existing:
             return [name for _, within in existing for name in os.listdir(within)]
-
-    @contextmanager
-    def _existing(self) -> Iterator[list[tuple[str, int]]]:
-        existing = self._places.existing()
-        try:
-            yield existing
-        finally:
-            for _, within in existing:
-                os.close(within)
 
 
 def _old(place: str) -> str:

@@ -83,14 +83,19 @@ class Places:
             return [self._path(beside=True), self._inside]
         return [self._inside]
 
-    def existing(self) -> list[tuple[str, int]]:
-        """Paths and descriptors, the caller's to close, of staging directories that are there and may be used."""
-        found = []
-        for beside in (True, False):
-            with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-                path = self._path(beside=beside)
-                found.append((path, self._open(path, beside=beside)))
-        return found
+    @contextmanager
+    def existing(self) -> Iterator[list[tuple[str, int]]]:
+        """Paths and descriptors of the staging directories that are there and may be used; open while inside."""
+        found: list[tuple[str, int]] = []
+        try:
+            for beside in (True, False):
+                with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                    path = self._path(beside=beside)
+                    found.append((path, self._open(path, beside=beside)))
+            yield found
+        finally:
+            for _, fd in found:
+                os.close(fd)
 
     def remove_if_idle(self) -> None:
         """Staging directories with nothing in them are gone."""
@@ -113,15 +118,19 @@ class Places:
         except NotADirectoryError:
             self._warn(path, "it is no directory")
             raise
-        if beside and not self._is_trusted(os.fstat(fd).st_uid):
+        try:
+            if beside:
+                self._check_owner(path, os.fstat(fd).st_uid)
+        except BaseException:
             os.close(fd)
-            self._warn(path, "it belongs to somebody else")
-            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+            raise
         return fd
 
-    def _is_trusted(self, owner: int) -> bool:
-        """Whether that user could change the storage anyway."""
-        return owner in (_ROOT_USER, os.geteuid()) or owner == os.stat(self._root).st_uid
+    def _check_owner(self, path: str, owner: int) -> None:
+        """PermissionError, unless it is one who could change the storage anyway."""
+        if owner not in (_ROOT_USER, os.geteuid()) and owner != os.stat(self._root).st_uid:
+            self._warn(path, "it belongs to somebody else")
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
 
     def _warn(self, path: str, why: str) -> None:
         if not self._warned:
