@@ -44,6 +44,9 @@ ACTIVE_TYPES: Final = frozenset(
 PDF is not among them: browsers' viewers give its scripts no access to the site, and people want to read it in place.
 """
 
+_LAST_NONE = re.compile(r"-0+", re.ASCII)
+"""The last 0 bytes, as a range."""
+
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|\"[ !#-\[\]-~]*\"))*", re.ASCII)
 
@@ -112,9 +115,11 @@ def select_spans(value: str, size: int) -> tuple[Span, ...] | None:
     if unit.strip().lower() != "bytes" or len(parts) > MAX_RANGES:
         return None
     spans: list[Span] = []
-    for part in parts:
+    for part in map(str.strip, parts):
+        if _LAST_NONE.fullmatch(part):
+            continue  # well-formed, and nothing of it is in any file (14.1.2); the parser takes it for malformed
         # One by one: the parser takes a list that is not in order for a malformed one.
-        parsed = parse_range_header(f"bytes={part.strip()}")
+        parsed = parse_range_header(f"bytes={part}")
         if parsed is None:
             return None
         start, stop = parsed.ranges[0]
