@@ -557,7 +557,7 @@ def test_a_file_replaced_before_its_first_byte_is_sent_whole_as_it_is_now(app: D
 
 
 class Vanishing(MemoryFileStorage):
-    """A storage whose content is gone after the first 256 KiB."""
+    """A storage whose content is gone after the first request for it, of 512 KiB."""
 
     def open_content(self, file: Any) -> Any:
         reader: Any = super().open_content(file)
@@ -566,7 +566,7 @@ class Vanishing(MemoryFileStorage):
         def pread(offset: int, size: int) -> bytes:
             if offset:
                 raise VersionChanged("replaced")
-            return bytes(whole(offset, min(size, 1 << 18)))
+            return bytes(whole(offset, size))
 
         reader.pread = pread
         return reader
@@ -578,7 +578,7 @@ def test_a_file_that_goes_while_it_is_sent_ends_short_and_with_an_error(app: Dep
     answer = get(app, path)
     assert isinstance(answer.problem, VersionChanged)
     assert answer.headers["Content-Length"] == "1000000"
-    assert answer.body == (DATA * 10_000)[: 1 << 18]
+    assert answer.body == (DATA * 10_000)[: 1 << 19]
 
 
 # --- classes of others ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ class _Crc32:
     def __init__(self) -> None:
         self._value = 0
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         self._value = zlib.crc32(data, self._value)
 
     def hexdigest(self) -> str:
@@ -26,7 +26,7 @@ class _Crc32:
 
 
 class _Crc32c(_Crc32):
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         self._value = google_crc32c.extend(self._value, data)
 
 
@@ -45,7 +45,7 @@ class Checksums:
     def __init__(self, algorithms: Iterable[str]) -> None:
         self._hashes = {name: _HASHES[name]() for name in algorithms}
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: bytes | memoryview) -> None:
         for running in self._hashes.values():
             running.update(data)
 
@@ -54,14 +54,32 @@ class Checksums:
         return {name: f"{name}:{running.hexdigest()}" for name, running in self._hashes.items()}
 
 
-def check(stat: FileStat, data: bytes, where: str) -> None:
-    """Raises ContentDamaged if that is not the whole content, by the checksum that is stored; not where none is."""
-    name = algorithm(stat)
-    if name in ALGORITHMS:
-        running = Checksums([name])
-        running.add(data)
-        if running.values()[name] != stat.checksum:
-            raise ContentDamaged(f"File {stat.file_id} in {where} has another {name} than stored")
+class WholeCheck:
+    """Compares a content that is read from the first to the last byte with the checksum that is stored, if one is.
+
+    Read in any other order, it is not compared.
+    """
+
+    def __init__(self, stat: FileStat, where: str) -> None:
+        self._stat, self._where = stat, where
+        self._begin()
+
+    def _begin(self) -> None:
+        self._running = Checksums(ALGORITHMS & {algorithm(self._stat)})
+        self._position = 0
+
+    def add(self, offset: int, data: bytes | memoryview) -> None:
+        """To be called for what was read, all of it. Raises ContentDamaged at the end."""
+        if offset == 0:
+            self._begin()
+        if offset != self._position:
+            return
+        self._running.add(data)
+        self._position += len(data)
+        if self._position == self._stat.size:
+            for name, value in self._running.values().items():
+                if value != self._stat.checksum.lower():
+                    raise ContentDamaged(f"File {self._stat.file_id} in {self._where} has another {name} than stored")
 
 
 def algorithm(stat: FileStat) -> str:

@@ -14,7 +14,6 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from depotfs.errors import (
     AlreadyStored,
-    ContentDamaged,
     FileNotStored,
     InvalidMetadata,
     StorageUnavailable,
@@ -173,8 +172,6 @@ class GridFSStorage(NativeStorage):
             if origin is not None and upload.copy(key_of(source.file_id), origin, source.size, occupied):
                 return source.checksum.removeprefix("md5:")
             upload.send(StreamContent(ReaderStream(self.open_content(source)), source.size), occupied)
-            if source.checksum not in ("", f"md5:{upload.md5}"):
-                raise ContentDamaged(f"{self._file(source.file_id)} has another checksum than stored")
             return upload.md5
 
         return self._store(send, metadata, target, expect, commit)

@@ -31,11 +31,11 @@ from depotfs.errors import (
     Unsupported,
     VersionChanged,
 )
-from depotfs.io.checksums import check
+from depotfs.io.checksums import WholeCheck
 from depotfs.io.content import CHUNK, Content, StreamContent
 from depotfs.io.ids import IdForm, is_canonical
 from depotfs.io.moves import move_by_copy
-from depotfs.io.reader import ContentReader, ReaderStream
+from depotfs.io.reader import ContentReader, ReaderStream, follow, read_exactly
 from depotfs.io.times import from_datetime, to_datetime
 from depotfs.types import (
     ABSENT,
@@ -232,21 +232,22 @@ class FileStorage(ABC):
 
         Made of `get`: the whole content is read into a temporary file at once.
         """
-        wanted = None if isinstance(file, str) else file.version
-        file_id = file if isinstance(file, str) else file.file_id
-        while True:
-            reader = _TemporaryReader(self._found(file_id))
-            try:
-                now = self.stat(file_id).version
-                if wanted not in (None, now):
-                    raise VersionChanged(f"File {file_id} was replaced in {self.identity()}")
-                if reader.stat.version == now:
-                    reader.check()
-                    return reader
-            except BaseException:
-                reader.close()
-                raise
-            reader.close()  # replaced while it was read: what was read may be of either
+        if isinstance(file, str):
+            return follow(lambda _: self._read_whole(file, None))
+        return self._read_whole(file.file_id, file.version)
+
+    def _read_whole(self, file_id: FileId, version: str | None) -> _TemporaryReader:
+        reader = _TemporaryReader(self._found(file_id))
+        try:
+            now = self.stat(file_id).version
+            if reader.stat.version != now or version not in (None, now):
+                # What was read meanwhile may be of either.
+                raise VersionChanged(f"File {file_id} was replaced in {self.identity()}")
+            reader.check()
+        except BaseException:
+            reader.close()
+            raise
+        return reader
 
     def load(self, file_id: FileId, largest: int) -> tuple[FileStat, bytes | None]:
         """The stat, and the whole content of that version if it has at most `largest` bytes, by few requests.
@@ -257,8 +258,8 @@ class FileStorage(ABC):
         if stat.size > largest:
             return stat, None
         with closing(self.open_content(stat)) as reader:
-            data = reader.pread(0, stat.size)
-        check(stat, data, self.identity())
+            data = read_exactly(reader, 0, stat.size)
+        WholeCheck(stat, self.identity()).add(0, data)
         return stat, data
 
     def put(

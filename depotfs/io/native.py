@@ -8,18 +8,17 @@ of rules for names, types and times.
 from __future__ import annotations
 
 import io
-import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from depotfs.errors import ContentDamaged, FileNotStored, InvalidMetadata, VersionChanged
+from depotfs.errors import FileNotStored, InvalidMetadata, VersionChanged
 from depotfs.io import utils
-from depotfs.io.checksums import ALGORITHMS, Checksums
+from depotfs.io.checksums import WholeCheck
 from depotfs.io.content import Content
 from depotfs.io.ids import IdForm, canonical, is_canonical, new_uuid
 from depotfs.io.interfaces import FileStorage, StoredFile
-from depotfs.io.reader import ContentReader, sought
+from depotfs.io.reader import ContentReader, follow, read_exactly, sought
 from depotfs.io.times import from_datetime, parse_stored, to_datetime
 from depotfs.types import (
     ANY,
@@ -39,12 +38,6 @@ _LARGEST_WINDOW = 8 << 20
 request (1 ms) small beside the transfer."""
 _RACES = 100
 """How often a replace that keeps name or type is tried again because others replaced the file in between."""
-
-
-_REOPENED = 8
-_PAUSE = 0.01
-"""How often a file that others replace all the time is opened anew before anything of it is read, and the seconds
-before the second time; twice as many before each further one."""
 
 
 class NativeStorage(FileStorage):
@@ -180,7 +173,7 @@ class NativeStoredFile(StoredFile):
         self._window = b""
         self._window_start = 0
         self._next_window = _FIRST_WINDOW
-        self._check: _Checksum | None = None
+        self._check: WholeCheck | None = None
         self._pinned = False
 
     @property
@@ -294,50 +287,25 @@ class NativeStoredFile(StoredFile):
         self._verify(data)
 
     def _read_or_reopen(self, size: int) -> bytes:
-        for attempt in range(_REOPENED):
-            if attempt:
-                time.sleep(_PAUSE * 2**attempt)
-            try:
-                return self._opened().pread(self._position, size)
-            except VersionChanged as error:
-                if self._pinned or self._position or self._window:
-                    raise
-                last = error
-                assert self._reader is not None
-                self._reader.close()
-                self._reader = self._storage.open_content(self.stat.file_id)
-        raise last
+        def read(number: int) -> bytes:
+            if number:
+                self._reopen()
+            return read_exactly(self._opened(), self._position, size)
+
+        untouched = not (self._pinned or self._position or self._window)
+        return follow(read) if untouched else read(0)
+
+    def _reopen(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = None
+        self._reader = self._storage.open_content(self.stat.file_id)
 
     def _verify(self, data: bytes) -> None:
-        stat = self._opened().stat
         if self._position == 0:
-            self._check = _Checksum.of(stat.checksum)
-        if self._check is not None and not self._check.add(self._position, data, stat.size):
-            raise ContentDamaged(f"File {stat.file_id} in {self._storage.identity()} has another checksum than stored")
-
-
-class _Checksum:
-    """A checksum over bytes that arrive in order; given up for good when they do not."""
-
-    def __init__(self, add: Callable[[bytes], None], digest: Callable[[], str], expected: str) -> None:
-        self._add, self._digest, self._expected = add, digest, expected
-        self._position = 0
-
-    @classmethod
-    def of(cls, stored: str) -> _Checksum | None:
-        algorithm = stored.partition(":")[0]
-        if algorithm in ALGORITHMS:
-            running = Checksums([algorithm])
-            return cls(running.add, lambda: running.values()[algorithm], stored)
-        return None
-
-    def add(self, offset: int, data: bytes, size: int) -> bool:
-        """False: the bytes are complete and differ."""
-        if offset != self._position:
-            return True
-        self._add(data)
-        self._position += len(data)
-        return self._position < size or self._digest() == self._expected
+            self._check = WholeCheck(self._opened().stat, self._storage.identity())
+        if self._check is not None:
+            self._check.add(self._position, data)
 
 
 def _now() -> int:

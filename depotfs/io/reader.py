@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import io
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
 
+from depotfs.errors import ContentDamaged, VersionChanged
+from depotfs.io.checksums import WholeCheck
 from depotfs.types import FileStat
+
+T = TypeVar("T")
 
 _REQUEST: Final = 8 << 20
 """Bytes asked for at once by default: a larger request is no faster, and costs its size in memory."""
+_FOLLOWED: Final = 8
+_PAUSE: Final = 0.01
+"""How often a content that others replace all the time is read anew, and seconds before the first time; twice as many
+before each further one."""
 
 
 class ContentReader(ABC):
@@ -55,13 +64,39 @@ class ContentReader(ABC):
         """Nothing is held any more. Idempotent."""
 
 
+def read_exactly(reader: ContentReader, offset: int, size: int) -> bytes:
+    """What `pread` gives; ContentDamaged if it is not what it owes: those bytes, all of them."""
+    data = reader.pread(offset, size)
+    expected = max(0, min(size, reader.stat.size - offset))
+    if len(data) != expected:
+        raise ContentDamaged(f"File {reader.stat.file_id} gave {len(data)} bytes instead of {expected} at {offset}")
+    return data
+
+
+def follow(read: Callable[[int], T]) -> T:
+    """What `read` gives for a content that others may replace meanwhile: called with 0, 1, …, with growing pauses.
+
+    Raises: VersionChanged if it is replaced all the time.
+    """
+    for number in range(_FOLLOWED):
+        try:
+            return read(number)
+        except VersionChanged:
+            time.sleep(_PAUSE * 2**number)
+    return read(_FOLLOWED)
+
+
 class ReaderStream(io.RawIOBase):
-    """A `ContentReader` as a binary stream from its first byte on; reads ahead by nothing."""
+    """A `ContentReader` as a binary stream from its first byte on; reads ahead by nothing.
+
+    Read to the end, the content is compared with the checksum that its storage keeps, if it keeps one: ContentDamaged.
+    """
 
     def __init__(self, reader: ContentReader) -> None:
         super().__init__()
         self._reader = reader
         self._position = 0
+        self._check = WholeCheck(reader.stat, "its storage")
 
     def readable(self) -> bool:
         return True
@@ -78,7 +113,8 @@ class ReaderStream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        data = self._reader.pread(self._position, len(view))
+        data = read_exactly(self._reader, self._position, len(view))
+        self._check.add(self._position, data)
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
