@@ -17,21 +17,23 @@ from typing import Any, Final
 
 from depotfs.errors import (
     AlreadyStored,
+    ConfigurationError,
     ContentDamaged,
     DepotError,
     FileNotStored,
     InvalidFileId,
+    InvalidMetadata,
     UnknownDepot,
     VersionChanged,
 )
 from depotfs.io.checksums import ALGORITHMS, Checksums, algorithm
 from depotfs.io.content import StreamContent
-from depotfs.io.foreign import adopt
+from depotfs.io.foreign import ForeignStorage, adopt
 from depotfs.io.interfaces import FileStorage
 from depotfs.io.native import NativeStorage
 from depotfs.io.reader import ContentReader, ReaderStream
 from depotfs.manager import DepotManager
-from depotfs.types import ABSENT, ANY, FileEntry, FileId, FileStat
+from depotfs.types import ABSENT, ANY, OCTET_STREAM, PRESENT, UNNAMED, FileEntry, FileId, FileMetadata, FileStat
 
 _WINDOW: Final = 8 << 20
 """Bytes fetched at once, per worker: what keeps the cost of a request small beside its transfer."""
@@ -111,10 +113,11 @@ def backup(
 
     Raises:
         UnknownDepot: no storage has that name.
+        ConfigurationError: (a ValueError) source and target are the same storage.
         DepotError …: what listing either storage raised. The files that were handled until then stay;
             nothing is deleted.
     """
-    run = _Run(_resolve(source), _resolve(target), verify=verify)
+    run = _Run(*_two(_resolve(source), _resolve(target)), verify=verify)
     count = _Count(progress)
     only_in_target: list[FileEntry] | None = [] if delete else None
     _work(run, run.bring, _to_bring(run, only_in_target), workers, count)
@@ -186,13 +189,13 @@ class _Run:
     def bring(self, pair: _Pair) -> tuple[_Done, int]:
         """The target has the file as the source has it; what was done, and bytes copied."""
         file_id = pair.here.file_id
-        there = None if pair.there is None else pair.there.stat or _find(self.target, file_id)
+        there = None if pair.there is None else pair.there.stat or _find_or_damaged(self.target, file_id)
         try:
             try:
                 return self._bring(pair.here.stat or self.source.stat(file_id), there)
             except (VersionChanged, AlreadyStored):
                 # Written meanwhile, here or there. One that is written all the time is for another run.
-                return self._bring(self.source.stat(file_id), _find(self.target, file_id))
+                return self._bring(self.source.stat(file_id), _find_or_damaged(self.target, file_id))
         except FileNotStored:
             if _find(self.source, file_id) is not None:
                 raise
@@ -275,41 +278,28 @@ class _Passing(StreamContent):
     """The source's content on its way into the target.
 
     At its last byte ContentDamaged is raised, so that nothing is stored, if the source keeps a checksum and it is
-    another one.
+    another one (`ReaderStream`).
 
     Attributes:
         checksums: of what was read.
     """
 
     def __init__(self, reader: ContentReader, algorithms: Iterable[str], stopped: threading.Event) -> None:
-        self._stat = reader.stat
-        window = max(1, min(self._stat.size, _WINDOW))
-        super().__init__(io.BufferedReader(ReaderStream(reader), window), self._stat.size)
-        self._algorithms = frozenset(algorithms) | (ALGORITHMS & {algorithm(self._stat)})
+        size = reader.stat.size
+        super().__init__(io.BufferedReader(ReaderStream(reader), max(1, min(size, _WINDOW))), size)
+        self._algorithms = frozenset(algorithms)
         self._stopped = stopped
-        self._begin()
-
-    def _begin(self) -> None:
         self.checksums = Checksums(self._algorithms)
-        self._passed = 0
 
     def read(self, size: int) -> bytes:
         _go_on(self._stopped)
         data = super().read(size)
         self.checksums.add(data)
-        self._passed += len(data)
-        if data and self._passed == self._stat.size:
-            self._compare()
         return data
 
     def restart(self) -> bool:
-        self._begin()
+        self.checksums = Checksums(self._algorithms)
         return super().restart()
-
-    def _compare(self) -> None:
-        expected = self._stat.checksum.lower()
-        if self.checksums.values().get(algorithm(self._stat), expected) != expected:
-            raise ContentDamaged(f"File {self._stat.file_id} has another checksum than its storage keeps of it")
 
 
 def _resolve(storage: Any) -> FileStorage:
@@ -321,11 +311,29 @@ def _resolve(storage: Any) -> FileStorage:
     return adopt(found)
 
 
+def _two(source: FileStorage, target: FileStorage) -> tuple[FileStorage, FileStorage]:
+    """Both, if they are two: a backup into the storage itself saves nothing, and would look as if it had."""
+    one, other = (storage.wrapped if isinstance(storage, ForeignStorage) else storage for storage in (source, target))
+    # Classes of others may all have one identity.
+    alike = isinstance(source, NativeStorage) and source.identity() == target.identity()
+    if one is other or alike:
+        raise ConfigurationError(f"The source of a backup and its target are the same storage, {source.identity()}")
+    return source, target
+
+
 def _find(storage: FileStorage, file_id: FileId) -> FileStat | None:
     try:
         return storage.stat(file_id)
     except (FileNotStored, InvalidFileId):
         return None
+
+
+def _find_or_damaged(target: FileStorage, file_id: FileId) -> FileStat | None:
+    """As `_find`; of a file that is damaged, a stat that no file agrees with and whose version is that it is there."""
+    try:
+        return _find(target, file_id)
+    except InvalidMetadata:
+        return FileStat(file_id, -1, PRESENT, "", FileMetadata(UNNAMED, OCTET_STREAM, 0), 0)
 
 
 def _release(error: BaseException | None) -> None:

@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import depot.io.local
 import pytest
 
 from depotfs.backup import BackupProgress, backup
@@ -286,6 +287,33 @@ def test_a_file_replaced_within_the_second_of_its_time_is_not_taken_for_unchange
         assert contents(target) == contents(source)
 
 
+def test_a_storage_is_no_backup_of_itself(tmp_path: Path) -> None:
+    DepotManager._clear()
+    try:
+        a = DepotManager.configure("a", {"depot.storage_path": str(tmp_path / "files")})
+        fill(a, numbered(1))
+        DepotManager.configure("same place", {"depot.storage_path": f"{tmp_path}/./files"})
+        DepotManager.configure("theirs", {"depot.backend": depot.io.local.LocalFileStorage, "depot.storage_path": "x"})
+        for name in ("a", "theirs"):
+            DepotManager.alias(f"alias of {name}", name)
+        (tmp_path / "link").symlink_to("files")
+        for one, other in (
+            ("a", "a"),
+            ("a", "alias of a"),
+            ("alias of a", a),
+            ("a", "same place"),
+            (a, LocalFileStorage(tmp_path / "link")),
+            ("theirs", "alias of theirs"),
+        ):
+            with pytest.raises(ValueError, match="same storage"):
+                DepotManager.backup(one, other)
+        (tmp_path / "copies").mkdir()
+        theirs = [depot.io.local.LocalFileStorage(str(tmp_path / name)) for name in ("files", "copies")]
+        assert backup(*theirs).copied == 1  # only its object tells a storage of others from another
+    finally:
+        DepotManager._clear()
+
+
 def test_storages_may_be_named(source: Watched) -> None:
     DepotManager._clear()
     DepotManager.configure("a", {"depot.backend": "depotfs.io.memory.MemoryFileStorage"})
@@ -493,6 +521,34 @@ def test_a_target_that_corrupts_is_found_out(source: Watched, kind: type[Corrupt
     assert Corrupting.bad not in target.list()  # or the next run would take it for a good one
     assert contents(target) == {i: f for i, f in numbered(20).items() if i != Corrupting.bad}
     assert backup(source, kind(), verify=False).ok
+
+
+def test_what_is_damaged_in_a_local_source_is_told_and_its_good_copy_stays(target: Watched, tmp_path: Path) -> None:
+    source = LocalFileStorage(tmp_path)
+    fill(source, numbered(4))
+    assert backup(source, target).ok
+    lost, unreadable, linked, half = sorted(numbered(4))
+    (tmp_path / lost / "file").unlink()
+    (tmp_path / unreadable / "metadata.json").write_bytes(b"{")
+    (tmp_path / linked).rename(tmp_path / "elsewhere")
+    (tmp_path / linked).symlink_to("elsewhere")
+    for name in ("file", "metadata.json"):  # as a `create` leaves it that was cut off
+        (tmp_path / half / name).unlink()
+    report = backup(source, target, delete=True)
+    assert sorted(failure.file_id for failure in report.failures) == sorted([lost, unreadable, linked])
+    assert sorted(target.list()) == sorted([lost, unreadable, linked])
+
+
+def test_a_damaged_copy_is_made_anew(source: Watched, tmp_path: Path) -> None:
+    target = LocalFileStorage(tmp_path)
+    assert backup(source, target).copied == 20
+    damaged = sorted(numbered(20))[:3]
+    (tmp_path / damaged[0] / "file").unlink()
+    (tmp_path / damaged[1] / "metadata.json").write_bytes(b"{")
+    (tmp_path / damaged[2] / "metadata.json").unlink()
+    report = backup(source, target)
+    assert (report.ok, report.copied, report.unchanged) == (True, 3, 17)
+    assert contents(target) == contents(source)
 
 
 def test_damage_in_the_source_is_not_copied(target: Watched) -> None:
