@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from depotfs.errors import UnknownDepot
+from depotfs.io.locks import ReentrantLock
 
 if TYPE_CHECKING:
     from depotfs.backup import BackupReport
@@ -21,8 +21,8 @@ _OURS: Final = ("depot.io.", "depot.middleware")
 class DepotManager:
     """The storages of this process. Never instantiated; its methods may be called from any thread."""
 
-    _lock = threading.RLock()  # around every change; a storage that is being constructed may ask for others
-    _default_depot: str | None = None
+    _lock = ReentrantLock()  # around every change; a storage that is being constructed may ask for others
+    _default_depot: str | None = None  # None: the first of them
     _depots: dict[str, Any] = {}  # noqa: RUF012 - class-level by design, replaced as a whole by _clear
     _middleware: Any = None
     _aliases: dict[str, str] = {}  # noqa: RUF012
@@ -38,10 +38,15 @@ class DepotManager:
     @classmethod
     def get_default(cls) -> str:
         """The name of the default storage. RuntimeError if none was configured."""
-        name = cls._default_depot
+        with cls._lock:
+            name = cls._find_default()
         if name is None:
             raise RuntimeError("No depots have been configured!")
         return name
+
+    @classmethod
+    def _find_default(cls) -> str | None:
+        return next(iter(cls._depots), None) if cls._default_depot is None else cls._default_depot
 
     @classmethod
     def set_middleware(cls, mw: Any) -> None:
@@ -63,7 +68,7 @@ class DepotManager:
     def get(cls, name: str | None = None) -> Any:
         """The storage of that name or alias, the default one without a name; None if there is no such storage."""
         with cls._lock:
-            resolved = cls.resolve_alias(cls._default_depot if name is None else name)
+            resolved = cls.resolve_alias(cls._find_default() if name is None else name)
             return None if resolved is None else cls._depots.get(resolved)
 
     @classmethod
@@ -98,8 +103,6 @@ class DepotManager:
                 raise RuntimeError(f"Depot {name} has already been configured")
             storage = cls.from_config(config, prefix)
             cls._depots[name] = storage
-            if cls._default_depot is None:
-                cls._default_depot = name
             return storage
 
     @classmethod

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import threading
 import time
 import uuid
 from bisect import bisect_right
@@ -15,6 +14,7 @@ from typing import Any, Final
 from depotfs.errors import AlreadyStored, FileNotStored, TooLarge, VersionChanged
 from depotfs.io.content import CHUNK, Content
 from depotfs.io.interfaces import PAGE
+from depotfs.io.locks import Lock
 from depotfs.io.moves import move_onto_itself
 from depotfs.io.native import NativeStorage
 from depotfs.io.reader import ContentReader
@@ -54,7 +54,7 @@ class MemoryFileStorage(NativeStorage):
     def __init__(self, **options: Any) -> None:
         self.files: dict[str, dict[str, Any]] = {}
         self._identity = f"memory:{uuid.uuid4()}"
-        self._lock = threading.Lock()  # from comparing to storing; nothing else is done inside
+        self._lock = Lock()  # from comparing to storing; nothing else is done inside
         self._numbers = itertools.count(1)
 
     def identity(self) -> str:
