@@ -14,7 +14,6 @@ from depotfs.errors import (
     AccessDenied,
     AlreadyStored,
     ConfigurationError,
-    ContentDamaged,
     DepotError,
     FileNotStored,
     InvalidMetadata,
@@ -378,66 +377,6 @@ def test_lost_answers_of_the_rest(gcs_fake: FakeGcsServer, storage: GCSStorage) 
         storage.remove(FILE, expect=stat.version)
     with gcs_fake.faults(lost):
         assert storage.list() == []
-
-
-# --- bytes ------------------------------------------------------------------------------------------------------
-
-
-def test_cut_body_is_completed(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
-    data = noise(1_000_000)
-    reader = storage.open_content(put(storage, data, FILE))
-    with gcs_fake.faults({"cut": 300_000, **MEDIA}, {"cut": 0, **MEDIA}):
-        assert reader.pread(10, 900_000) == data[10:900_010]
-    ranges = [entry["range"] for entry in asked(gcs_fake, storage) if entry["range"]]
-    assert ranges == ["bytes=10-900009", "bytes=300010-900009", "bytes=300010-900009"]
-    shorter = {"substitute": ["(?s)^(.{1000}).*", r"\1"], **MEDIA}  # a whole answer, but of fewer bytes
-    with gcs_fake.faults(shorter):
-        assert reader.pread(0, 5000) == data[:5000]
-    with gcs_fake.faults({"cut": 5, "times": 99, **MEDIA}), pytest.raises(StorageUnavailable):
-        reader.pread(0, 1_000_000)
-
-
-def test_replaced_between_two_halves_of_a_body(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
-    reader = storage.open_content(put(storage, b"a" * 1_000_000, FILE))
-    other = GCSStorage(**gcs_fake.storage_options(storage.bucket_name))
-
-    def replace_meanwhile(_: float) -> None:
-        put(other, b"b" * 1_000_000, FILE)
-
-    storage._requests._sleep = replace_meanwhile
-    with gcs_fake.faults({"cut": 500_000, **MEDIA}), pytest.raises(VersionChanged):
-        reader.pread(0, 1_000_000)
-
-
-def test_damage_on_the_way_down_is_seen(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
-    put(storage, noise(1000), FILE)
-    composed = storage.bucket.blob(OTHER_FILE)  # it has no MD5, only a CRC32C
-    composed.compose([storage.bucket.blob(FILE)] * 2)
-    for file_id, data in ((FILE, noise(1000)), (OTHER_FILE, noise(1000) * 2)):
-        with gcs_fake.faults({"flip": True, **MEDIA}), pytest.raises(ContentDamaged, match=file_id):
-            storage.get(file_id).read()
-        with gcs_fake.faults({"flip": True, **MEDIA}), pytest.raises(ContentDamaged, match=file_id):
-            storage.load(file_id, 1 << 20)
-        assert storage.get(file_id).read() == data
-
-
-@pytest.mark.parametrize("data", [noise(1000), LARGE], ids=["small", "large"])
-def test_damage_on_the_way_up_is_refused(gcs_fake: FakeGcsServer, storage: GCSStorage, data: bytes) -> None:
-    put(storage, b"old", FILE)
-    fault = {"flip": True, **(UPLOAD if len(data) == 1000 else PIECES)}
-    with unchanged(storage), gcs_fake.faults(fault), pytest.raises(ContentDamaged):
-        put(storage, data, FILE)
-    assert gcs_fake.open_uploads(storage.bucket_name) == 0
-
-
-def test_what_a_server_stored_wrongly_is_taken_back(gcs_fake: FakeGcsServer, storage: GCSStorage) -> None:
-    wrong = {"substitute": ['"crc32c": "[^"]*"', '"crc32c": "AAAAAA=="'], "path": "/o"}
-    with gcs_fake.faults(wrong | {"times": 2}), pytest.raises(ContentDamaged):
-        put(storage, b"x", FILE)
-    assert storage.list() == []
-    with gcs_fake.faults(wrong):  # the answer alone was damaged
-        stat = put(storage, b"x", FILE)
-    assert storage.stat(FILE) == stat
 
 
 # --- uploads in pieces ------------------------------------------------------------------------------------------
