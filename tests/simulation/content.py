@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -73,7 +74,9 @@ def of_bytes(data: bytes) -> Sparse:
 
 
 def of_file(fd: int, size: int) -> Sparse:
-    """The first `size` bytes of an open file; holes are not read."""
+    """The first `size` bytes of an open file; holes are not read. OSError if it is none (any more)."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise OSError(errno.EIO, "its program is dead")
     extents: list[Extent] = []
     offset = 0
     while offset < size:

@@ -270,6 +270,7 @@ class Model:
         self.scratch = frozenset(scratch)
         self.numbers = itertools.count(1)
         self._worlds: dict[object, Known] = {}
+        self._past: dict[Place, set[File]] = {place: set() for place in self.places}
         self._pending: list[Mutation] = []
         self._looks: list[Look] = []
         self._become([Known(dict.fromkeys(self.places), {})])
@@ -286,6 +287,9 @@ class Model:
             if key in self._worlds:
                 continue
             self._worlds[key] = known
+            for place, file in known.names.items():
+                if file is not None:
+                    self._past[place].add(file)
             for mutation in self._pending:
                 for names, stage in mutation.steps(known.names, known.stages.get(mutation.number, "")):
                     todo.append(Known(names, {**known.stages, mutation.number: stage}))
@@ -398,6 +402,7 @@ class Model:
                 file.kept = 0
                 file.durable = 0 if place in stored else None
         self._pending = []
+        self._past = {place: set() for place in self.places}
         self._become([Known(names, {})])
 
     def _why_not(self, names: Names, found: dict[Place, Sparse | None], *, power: bool) -> str | None:
@@ -421,6 +426,8 @@ class Model:
             return True
         if made is not None and (made.durable if power else made.kept) is not None:
             return False
+        if power and any(content in file.states for file in self._past[place]):
+            return True  # what removed it was not flushed
         if made is not None and any(content in file.states for file in made.replaced):
             return True
         moved = (file for scratch, file in names.items() if scratch in self.scratch and file is not None)

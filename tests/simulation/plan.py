@@ -19,17 +19,17 @@ OWN_ID: Final = "id of "
 CALLS: Final = {
     "unavailable": 0.15, "lost": 0.25, "odd": 0.05, "full": 0.1, "quota": 0.1, "disk": 0.05, "conflict": 0.15,
     "denied": 0.1, "damaged": 0.1, "silence": 0.03, "missing": 0.05,
-    "crash": 0.03,
+    "crash": 0.03, "no room": 0.05, "bad disk": 0.03,
 }  # fmt: skip
 """Kinds of fault of a single call, and how often they happen at most."""
 WEATHERS: Final = ("unavailable", "denied", "missing", "full")
 """Kinds that last for a while."""
-OTHERS: Final = ("outside", "restart", "weather", "slow", "large", "alias", "background", "same version")
+OTHERS: Final = ("outside", "power", "restart", "weather", "slow", "large", "alias", "background", "same version")
 """What else a seed may have."""
 FEATURES: Final = (*CALLS, *OTHERS)
 UNSETTLED: Final = (
     "lost", "conflict", "denied", "damaged", "silence", "missing", "crash",
-    "outside", "weather", "slow", "background", "leaks",
+    "no room", "bad disk", "power", "outside", "weather", "slow", "background", "leaks",
 )  # fmt: skip
 """Features and checks that the mount does not stand yet: `make test` leaves them out, `make sim` does not."""
 
@@ -59,6 +59,7 @@ class Settings:
         same_version: equal bytes have equal versions, as with an ETag.
         moves: the storage moves a file in one step.
         sizes: what sizes and offsets are near.
+        ends: "power": half of the crashes are losses of power.
         checks: of those that can be left out.
     """
 
@@ -75,6 +76,7 @@ class Settings:
     names: tuple[str, ...] = (*PLAIN[:2], *SCRATCH[:2])
     sizes: tuple[int, ...] = _SMALL
     programs: int = 2
+    ends: tuple[str, ...] = ()
     checks: tuple[str, ...] = CHECKS
 
 
@@ -150,6 +152,7 @@ def case(seed: int, features: Iterable[str] = (*FEATURES, *CHECKS)) -> Case:
         names=_names(chance),
         sizes=_sizes(chance, large="large" in chosen),
         programs=chance.choice((1, 2, 2, 3)),
+        ends=("power",) if "power" in chosen else (),
         checks=tuple(check for check in CHECKS if check in features),
     )
     return Case(settings, tuple(_Plan(settings, chosen).operations()))

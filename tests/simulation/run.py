@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
+import random
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -23,6 +23,7 @@ from depotfs.vfs.nodes import ROOT
 from depotfs.vfs.options import VolumeOptions
 from tests.simulation import storage as storages
 from tests.simulation.content import Sparse, of_bytes
+from tests.simulation.disk import Disk
 from tests.simulation.inodes import Refused, place_of, raw_name, stored_as
 from tests.simulation.model import File, Model, Place
 from tests.simulation.plan import SCRATCH, Case, Operation
@@ -35,6 +36,11 @@ _MEMORY: Final = Path("/dev/shm")
 _QUIET: Final = 700.0
 """Seconds after which nothing that was begun is still under way: longer than two of the longest delays of a retry."""
 _CHUNK: Final = 1 << 20
+_DISK_ERRORS: Final = (
+    ("no room", errno.ENOSPC, ("open", "write", "mkdir")),
+    ("bad disk", errno.EIO, ("open", "write", "ftruncate", "fsync", "mkdir", "unlink", "rename")),
+)
+"""Kind of fault, errno, and the steps of the spool's disk that it happens to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,7 @@ class Run:
         self.case = case
         self.world = World(case.settings, case.suppressed)
         self.directory = directory
+        self.disk = Disk(str(directory / "disk"))
         self.storage = storages.make(self.world)
         places = list(dict.fromkeys(place_of(name) for name in case.settings.names))
         self.model = Model(self.world, places, [place for place in places if place in SCRATCH])
@@ -66,13 +73,16 @@ class Run:
         self._scope: trio.CancelScope | None = None
         self._survivor: storages.SimulatedStorage | None = None
         self._mounts = 0
+        self._power = False
+        self._powers = 0
         self._unclosed: set[int] = set()
         self.world.die = self._die
 
     def result(self) -> Result:
         """The whole case was run."""
         violation: str | None = None
-        with logged(self.world):
+        with logged(self.world), self.disk:
+            self.disk.refuse = self._refuse
             try:
                 self.world.run(self._main)
             except BaseException as error:
@@ -109,8 +119,8 @@ class Run:
         """Programs run until nothing is left to do, the daemon is restarted or dies. Returns whether it died."""
         self.world.say(f"mount {self._mounts}")
         self.world.restarting = False
-        with suppress_dead(), trio.CancelScope() as self._scope:
-            async with mounted(self.storage, self.directory, self._options(), self.catalog) as tree:
+        with suppress_dead(self.world), trio.CancelScope() as self._scope:
+            async with mounted(self.storage, self.directory / "disk", self._options(), self.catalog) as tree:
                 self._unclosed = {file.number for file in tree.spool.files() if file.state is State.OPEN}
                 if self._mounts:
                     await self._look_after_end(tree)
@@ -136,8 +146,7 @@ class Run:
             return False
         self.storage, self._survivor = self._survivor, None
         self.world.dead = False
-        shutil.rmtree(self.directory / "spool")
-        (self.directory / "survivor").rename(self.directory / "spool")
+        self.disk.start()
         self.world.say("the daemon is dead")
         return True
 
@@ -215,7 +224,8 @@ class Run:
         found = {place: await self._found(tree, place) for place in self.model.places}
         self.world.calm, self.world.weather = calm, weather
         stored = {p for p in found if (record := self._record(p)) is not None and record == found[p]}
-        self.model.recovered(found, stored, power=False)
+        self.model.recovered(found, stored, power=self._power)
+        self._power = False
         self._check()
 
     async def _found(self, tree: Tree, place: Place) -> Sparse | None:
@@ -267,6 +277,8 @@ class Run:
         """Whether a person has to decide about it: it was never closed, or lost a race."""
         if file.number in self._unclosed:
             return file.state is State.OPEN
+        if self._powers and ("machine stopped" in file.reason or "are left where" in file.reason):
+            return True
         return file.state is State.HELD and errno.ESTALE in self.world.errnos
 
     async def _last_mount(self) -> None:
@@ -278,7 +290,7 @@ class Run:
         if extra := set(self.storage.files) - known:
             self.world.violate(f"the storage has {extra}")
         self._check()
-        async with mounted(self.storage, self.directory, self._options(), self.catalog) as tree:
+        async with mounted(self.storage, self.directory / "disk", self._options(), self.catalog) as tree:
             for place in self.model.places:
                 self._check_is(place, await self._found(tree, place), "the next mount shows")
 
@@ -302,12 +314,32 @@ class Run:
 
     def _die(self) -> None:
         """The daemon is killed at this moment: what it does from here on reaches nobody."""
-        if self._scope is not None and self._survivor is None:
-            self.world.land_some()
-            self.world.dead = True
-            self._survivor = self.storage.copied()
-            copy_tree(self.directory / "spool", self.directory / "survivor")
-            self._scope.cancel()
+        if self._scope is None or self._survivor is not None:
+            return
+        self.world.land_some()
+        self.world.dead = True
+        self._survivor = self.storage.copied()
+        self._power = "power" in self.case.settings.ends and self.world.draw(f"power/{self._mounts}") < 0.5
+        if self._power:
+            self.world.say("the power is lost")
+            self._powers += 1
+            self.disk.lose_power(random.Random(f"{self.case.settings.seed}/power/{self._mounts}"))
+        else:
+            self.disk.kill()
+        self._scope.cancel()
+
+    def _refuse(self, call: str, path: str) -> int:
+        """The errno of a step of the disk, 0: it is made."""
+        if self.world.dead:
+            return 0
+        step = self.world.name(f"disk {call} {_directory_of(path)}")
+        self.world.point(step)
+        for kind, code, calls in _DISK_ERRORS:
+            if call in calls and self.world.strikes(kind, step):
+                self.world.errnos.add(code)
+                self.world.say(f"{step} fails: {kind}")
+                return code
+        return 0
 
 
 class _Ended(Exception):
@@ -315,12 +347,12 @@ class _Ended(Exception):
 
 
 @contextmanager
-def suppress_dead() -> Iterator[None]:
-    """What ends inside since the daemon is dead ends there."""
+def suppress_dead(world: World) -> Iterator[None]:
+    """What ends inside since the daemon is dead ends there; what else goes wrong then is of no interest."""
     try:
         yield
     except BaseException as error:
-        if not all(isinstance(leaf, Dead | trio.Cancelled) for leaf in _leaves(error)):
+        if not any(isinstance(leaf, Dead) for leaf in _leaves(error)) and not world.dead:
             raise
 
 
@@ -353,29 +385,10 @@ def _told(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def copy_tree(source: Path, target: Path) -> None:
-    """`target` is as `source`, holes as holes."""
-    target.mkdir(mode=0o700)
-    for entry in os.scandir(source):
-        if entry.is_dir(follow_symlinks=False):
-            copy_tree(Path(entry.path), target / entry.name)
-        else:
-            _copy_file(Path(entry.path), target / entry.name)
-
-
-def _copy_file(source: Path, target: Path) -> None:
-    with source.open("rb") as reader, target.open("wb") as writer:
-        size = os.fstat(reader.fileno()).st_size
-        offset = 0
-        while offset < size:
-            try:
-                offset = os.lseek(reader.fileno(), offset, os.SEEK_DATA)
-            except OSError:  # no data behind the offset
-                break
-            end = os.lseek(reader.fileno(), offset, os.SEEK_HOLE)
-            os.pwrite(writer.fileno(), os.pread(reader.fileno(), end - offset, offset), offset)
-            offset = end
-        writer.truncate(size)
+def _directory_of(path: str) -> str:
+    """What a path on the disk is for: names of files are drawn, so they tell nothing."""
+    name = os.path.basename(path)
+    return name if name in ("journal", "lock", "journal.new") else os.path.basename(os.path.dirname(path))
 
 
 @contextmanager

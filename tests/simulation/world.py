@@ -163,7 +163,7 @@ class World:
                 self.waiting.pop(number, None)
             self.sent = []
             self.point(key + "/before")
-            answer = outcome.capture(call)
+            answer = outcome.capture(call) if not self.dead else outcome.Error(OSError(errno.EIO, "dead"))
             sent, self.sent = self.sent, []
             self.point(key + "/after")
             await trio.sleep(after)
