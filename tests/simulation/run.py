@@ -7,8 +7,8 @@ import os
 import random
 import tempfile
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,8 @@ _MEMORY: Final = Path("/dev/shm")
 _QUIET: Final = 700.0
 """Seconds after which nothing that was begun is still under way: longer than two of the longest delays of a retry."""
 _CHUNK: Final = 1 << 20
+_STARTS: Final = 20
+"""How often a mount may fail to start, one after the other, where a disk is broken now and then."""
 _DISK_ERRORS: Final = (
     ("no room", errno.ENOSPC, ("open", "write", "mkdir")),
     ("bad disk", errno.EIO, ("open", "write", "ftruncate", "fsync", "mkdir", "unlink", "rename")),
@@ -120,7 +122,7 @@ class Run:
         self.world.say(f"mount {self._mounts}")
         self.world.restarting = False
         with suppress_dead(self.world), trio.CancelScope() as self._scope:
-            async with mounted(self.storage, self.directory / "disk", self._options(), self.catalog) as tree:
+            async with self._mounted() as tree:
                 self._unclosed = {file.number for file in tree.spool.files() if file.state is State.OPEN}
                 if self._mounts:
                     await self._look_after_end(tree)
@@ -149,6 +151,23 @@ class Run:
         self.disk.start()
         self.world.say("the daemon is dead")
         return True
+
+    @asynccontextmanager
+    async def _mounted(self) -> AsyncIterator[Tree]:
+        """The tree serves while inside; its start is tried again while the disk is broken or full."""
+        async with AsyncExitStack() as stack:
+            failures = 0
+            while True:
+                mounting = mounted(self.storage, self.directory / "disk", self._options(), self.catalog)
+                try:
+                    tree = await stack.enter_async_context(mounting)
+                    break
+                except OSError as error:
+                    failures += 1
+                    if failures > _STARTS or self.world.dead:
+                        raise
+                    self.world.say(f"the mount does not start: {error}")
+            yield tree
 
     async def _run_programs(self, kernel: SystemCalls) -> list[Program]:
         programs: list[Program] = []
@@ -290,7 +309,7 @@ class Run:
         if extra := set(self.storage.files) - known:
             self.world.violate(f"the storage has {extra}")
         self._check()
-        async with mounted(self.storage, self.directory / "disk", self._options(), self.catalog) as tree:
+        async with self._mounted() as tree:
             for place in self.model.places:
                 self._check_is(place, await self._found(tree, place), "the next mount shows")
 
@@ -319,8 +338,8 @@ class Run:
         self.world.land_some()
         self.world.dead = True
         self._survivor = self.storage.copied()
-        self._power = "power" in self.case.settings.ends and self.world.draw(f"power/{self._mounts}") < 0.5
-        if self._power:
+        if "power" in self.case.settings.ends and self.world.draw(f"power/{self._mounts}") < 0.5:
+            self._power = True
             self.world.say("the power is lost")
             self._powers += 1
             self.disk.lose_power(random.Random(f"{self.case.settings.seed}/power/{self._mounts}"))
