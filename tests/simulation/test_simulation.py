@@ -10,7 +10,7 @@ from tests.simulation.content import Sparse, of_bytes, of_file
 from tests.simulation.plan import FEATURES, Case, case
 from tests.simulation.run import run
 
-_SEEDS = ("--from", "2000", "--seeds", "300")
+_SEEDS = ("--from", "3120", "--seeds", "300")
 
 
 def test_nothing_is_lost() -> None:
