@@ -13,11 +13,19 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 from tests.simulation.content import Sparse
 from tests.simulation.world import World
 
 Place = str
+
+_MOST_WORLDS: Final = 2000
+"""More can be what happened after very many failures at once: nothing is to be learned from such a run any more."""
+
+
+class Unknowable(Exception):
+    """Too much may have happened."""
 
 
 class File:
@@ -287,6 +295,8 @@ class Model:
             if key in self._worlds:
                 continue
             self._worlds[key] = known
+            if len(self._worlds) > _MOST_WORLDS:
+                raise Unknowable
             for place, file in known.names.items():
                 if file is not None:
                     self._past[place].add(file)
@@ -385,16 +395,15 @@ class Model:
 
     # --- crashes -----------------------------------------------------------------------------------------------------
 
-    def recovered(self, found: dict[Place, Sparse | None], stored: set[Place], *, power: bool) -> None:
-        """That is what is there after the daemon died. A violation if it cannot be what is left.
-
-        Args:
-            stored: where the storage itself has it.
-        """
+    def compare(self, found: dict[Place, Sparse | None], *, power: bool) -> None:
+        """That is what is there after the daemon died. A violation if it cannot be what is left."""
         reasons = [self._why_not(known.names, found, power=power) for known in self._worlds.values()]
         if all(reasons):
             left = "\n".join(f"  {place}: {content}" for place, content in found.items())
             self.world.violate(f"{min(map(str, reasons), key=len)}; what is left:\n{left}\n{self.describe()}")
+
+    def recover(self, found: dict[Place, Sparse | None], stored: set[Place]) -> None:
+        """That is what is there from now on; the storage itself has it at the places in `stored`."""
         names: Names = dict.fromkeys(self.places)
         for place, content in found.items():
             if content is not None:

@@ -17,7 +17,7 @@ from typing import Final
 import trio
 
 from depotfs.catalog import Catalog
-from depotfs.errors import FileNotStored, Stale
+from depotfs.errors import FileNotStored, SpoolDamaged, Stale
 from depotfs.spool import SpoolFile, State
 from depotfs.vfs.nodes import ROOT
 from depotfs.vfs.options import VolumeOptions
@@ -25,7 +25,7 @@ from tests.simulation import storage as storages
 from tests.simulation.content import Sparse, of_bytes
 from tests.simulation.disk import Disk
 from tests.simulation.inodes import Refused, place_of, raw_name, stored_as
-from tests.simulation.model import File, Model, Place
+from tests.simulation.model import File, Model, Place, Unknowable
 from tests.simulation.plan import SCRATCH, Case, Operation
 from tests.simulation.programs import Program
 from tests.simulation.system_calls import SystemCalls
@@ -36,6 +36,8 @@ _MEMORY: Final = Path("/dev/shm")
 _QUIET: Final = 700.0
 """Seconds after which nothing that was begun is still under way: longer than two of the longest delays of a retry."""
 _CHUNK: Final = 1 << 20
+_QUICK: Final = 60.0
+"""Seconds within which what an earlier daemon left is stored, but for scratch files, where nothing fails."""
 _STARTS: Final = 20
 """How often a mount may fail to start, one after the other, where a disk is broken now and then."""
 _DISK_ERRORS: Final = (
@@ -63,7 +65,7 @@ class Run:
 
     def __init__(self, case: Case, directory: Path) -> None:
         self.case = case
-        self.world = World(case.settings, case.suppressed)
+        self.world = World(case.settings, case.suppressed, str(directory))
         self.directory = directory
         self.disk = Disk(str(directory / "disk"))
         self.storage = storages.make(self.world)
@@ -88,7 +90,7 @@ class Run:
             try:
                 self.world.run(self._main)
             except BaseException as error:
-                causes = [cause for cause in _leaves(error) if not isinstance(cause, _Ended)]
+                causes = [cause for cause in _leaves(error) if not isinstance(cause, _Ended | Unknowable)]
                 if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
                     raise
                 violation = "\n".join(_told(cause) for cause in causes) or None
@@ -240,18 +242,26 @@ class Run:
         calm, self.world.calm = self.world.calm, True
         weather, self.world.weather = self.world.weather, set()
         actor.set("recovery")
-        found = {place: await self._found(tree, place) for place in self.model.places}
+        self.model.compare(await self._found_all(tree), power=self._power)
+        await trio.sleep(_QUICK)
+        found = await self._found_all(tree)
+        self.model.compare(found, power=self._power)
         self.world.calm, self.world.weather = calm, weather
-        stored = {p for p in found if (record := self._record(p)) is not None and record == found[p]}
-        self.model.recovered(found, stored, power=self._power)
+        self.model.recover(found, {p for p in found if found[p] is not None and found[p] == self._record(p)})
         self._power = False
         self._check()
 
+    async def _found_all(self, tree: Tree) -> dict[Place, Sparse | None]:
+        return {place: await self._found(tree, place) for place in self.model.places}
+
     async def _found(self, tree: Tree, place: Place) -> Sparse | None:
-        """What the mount shows at a place; looked up once more, as the kernel does, where it changes meanwhile."""
+        """What the mount shows at a place; asked once more where it changes meanwhile, or has to be found out."""
         try:
             return await self._read(tree, place)
         except Stale:
+            return await self._read(tree, place)
+        except SpoolDamaged:
+            await trio.sleep(_QUICK)
             return await self._read(tree, place)
 
     @staticmethod
@@ -296,9 +306,7 @@ class Run:
         """Whether a person has to decide about it: it was never closed, or lost a race."""
         if file.number in self._unclosed:
             return file.state is State.OPEN
-        if self._powers and ("machine stopped" in file.reason or "are left where" in file.reason):
-            return True
-        return file.state is State.HELD and errno.ESTALE in self.world.errnos
+        return file.state is State.HELD and (self._powers > 0 or errno.ESTALE in self.world.errnos)
 
     async def _last_mount(self) -> None:
         """What was shown before the last unmount is stored, and shown by the next mount."""

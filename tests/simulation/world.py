@@ -51,6 +51,9 @@ class Dead(BaseException):
 class World:
     """The world of one run of a case.
 
+    Args:
+        directory: where its disk is; the record does not tell that.
+
     Attributes:
         lines: what happened, in order, for people.
         errnos: what callers may be answered, after the faults so far.
@@ -62,8 +65,9 @@ class World:
         restarting: its programs are to end, so that it can be unmounted and mounted again.
     """
 
-    def __init__(self, settings: Settings, suppressed: frozenset[str] = frozenset()) -> None:
+    def __init__(self, settings: Settings, suppressed: frozenset[str], directory: str) -> None:
         self.settings = settings
+        self._directory = directory
         self.lines: list[str] = []
         # What takes several calls may then take longer than its deadline.
         self.errnos: set[int] = {errno.EIO} if settings.delay > 1 else set()
@@ -121,7 +125,7 @@ class World:
 
     def say(self, text: str) -> None:
         """One line of the record."""
-        self.lines.append(f"{self.now():10.3f} {actor.get():>8} {text}")
+        self.lines.append(f"{self.now():10.3f} {actor.get():>8} {text.replace(self._directory, '')}")
 
     @staticmethod
     def now() -> float:
