@@ -46,14 +46,26 @@ class FileIntent:
         return self._fileobj, self._filename, self._content_type
 
 
-def file_from_content(content: Any) -> Any:
-    """A seekable binary copy of the content, at its first byte; on disk above `INMEMORY_FILESIZE`."""
-    source = as_content(fileinfo(content)[0])
+def file_from_content(content: Any) -> tuple[bool, Any]:
+    """(whether the caller is to close it, a seekable binary file of the whole content at its first byte).
+
+    A file that can seek is handed out itself, of all else a copy is made; on disk above `INMEMORY_FILESIZE`.
+    """
+    given = detect(content)[0]
+    source = as_content(given)
+    file = getattr(given, "buffer", given)
+    if _is_seekable(file):
+        file.seek(0)
+        return False, file
     copy = tempfile.SpooledTemporaryFile(INMEMORY_FILESIZE)  # noqa: SIM115 - the caller's
     while piece := source.read(CHUNK):
         copy.write(piece)
     copy.seek(0)
-    return copy
+    return True, copy
+
+
+def _is_seekable(file: Any) -> bool:
+    return callable(getattr(file, "seekable", None)) and bool(file.seekable())
 
 
 def guess_type(filename: str | None) -> str | None:
@@ -79,14 +91,15 @@ def detect(
 ) -> tuple[Any, str | None, str | None]:
     """(content, filename, content type), None for what neither the caller nor the content tells.
 
-    An explicit name or type of a `FileIntent` wins, then the argument, then what the content tells of itself
-    (`filename`, the last part of `name` · `content_type`, `type`, the ending of the name).
+    An explicit name or type of a `FileIntent` (ours or filedepot's) wins, then the argument, then what the content
+    tells of itself (`filename`, the last part of `name` · `content_type`, `type`, the ending of the name).
 
     Raises:
         TypeError: a filename or content type that is no str.
     """
-    if isinstance(fileobj, FileIntent):
-        fileobj, intended_name, intended_type = fileobj.fileinfo
+    intended = _intended(fileobj)
+    if intended is not None:
+        fileobj, intended_name, intended_type = intended
         filename = intended_name or filename
         content_type = intended_type or content_type
     for what, value in (("filename", filename), ("content type", content_type)):
@@ -95,6 +108,12 @@ def detect(
     name = filename or _name_of(fileobj) or None
     kind = content_type or _type_of(fileobj) or guess_type(name)
     return (fileobj.file if _is_field(fileobj) else fileobj), name, kind
+
+
+def _intended(source: Any) -> tuple[Any, str | None, str | None] | None:
+    """What a `FileIntent` of ours or of filedepot's holds; None of anything else."""
+    info = getattr(source, "fileinfo", None)
+    return info if isinstance(info, tuple) and len(info) == 3 else None
 
 
 def as_content(source: Any) -> Content:

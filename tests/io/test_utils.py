@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import gzip
 import io
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
+import depot.io.utils
 import pytest
 
 from depotfs.errors import InvalidMetadata
 from depotfs.io import utils
 from depotfs.io.content import BytesContent, FileContent, StreamContent
 from depotfs.io.interfaces import StoredFile
+from depotfs.io.memory import MemoryFileStorage
 from depotfs.io.times import parse_stored
 from depotfs.io.utils import (
     FileIntent,
@@ -137,18 +138,46 @@ def test_file_content(tmp_path: Path) -> None:
             content.read(10)
 
 
-def test_file_from_content(tmp_path: Path) -> None:
-    for source in (b"data", io.BytesIO(b"data"), Field(b"data", "f"), FileIntent(b"data", "a", "b/c"), OneWay(b"data")):
-        copy = file_from_content(source)
-        assert (copy.tell(), copy.read()) == (0, b"data")
+def test_file_from_content_that_cannot_seek_is_a_copy() -> None:
+    for source in (b"data", bytearray(b"data"), OneWay(b"data"), FileIntent(b"data", "a", "b/c")):
+        must_close, copy = file_from_content(source)
+        assert (must_close, copy.tell(), copy.read()) == (True, 0, b"data")
         copy.seek(0)
         assert copy.read(2) == b"da"
-    large = file_from_content(OneWay(b"x" * (utils.INMEMORY_FILESIZE + 1)))
+        copy.close()
+    _, large = file_from_content(OneWay(b"x" * (utils.INMEMORY_FILESIZE + 1)))
     assert len(large.read()) == utils.INMEMORY_FILESIZE + 1
-    with tempfile.TemporaryFile() as anonymous:
-        anonymous.write(b"..data")
-        anonymous.seek(2)
-        assert file_from_content(anonymous).read() == b"data"
+    large.close()
+
+
+def test_file_from_content_that_can_seek_is_itself(tmp_path: Path) -> None:
+    for kind in (FileIntent, depot.io.utils.FileIntent):
+        file = io.BytesIO(b"..data")
+        file.seek(2)
+        for source in (file, kind(file, "a", "b/c")):
+            assert file_from_content(source) == (False, file)
+            assert (file.tell(), file.read()) == (0, b"..data")
+    field = Field(b"data", "f")
+    assert file_from_content(field) == (False, field.file)
+    path = tmp_path / "text"
+    path.write_bytes(b"data")
+    with path.open() as text:
+        assert file_from_content(text) == (False, text.buffer)
+    stored = MemoryFileStorage()
+    assert file_from_content(stored.get(stored.create(b"data")))[1].read() == b"data"
+
+
+@pytest.mark.parametrize("wrong", ["text", None, 7, io.StringIO("text")])
+def test_file_from_what_is_no_content(wrong: Any) -> None:
+    with pytest.raises(TypeError):
+        file_from_content(wrong)
+
+
+def test_intents_of_filedepot_are_intents() -> None:
+    theirs = depot.io.utils.FileIntent
+    assert fileinfo(theirs(b"x", "a.txt", "x/y"), "other", "x/other") == (b"x", "a.txt", "x/y")
+    assert fileinfo(theirs(Field(b"x", "f.png"), None, None))[1:] == ("f.png", "image/png")
+    assert MemoryFileStorage().create(theirs(io.BytesIO(b"x"), "a.txt", None))
 
 
 def test_timestamp_is_what_is_stored() -> None:
