@@ -208,6 +208,10 @@ class SpoolFile:
 
         The record precedes the write: a promise about bytes that are being changed would land a mix. It is
         flushed if the seal was, since after a power loss the seal would be there, with some of the new bytes.
+
+        Raises:
+            SpoolFull: no room for the record; the seal stands.
+            OSError: of the disk; the seal stands, but after a loss of power the file may be an open one.
         """
         self._expect_alive()
         if self.state is not State.OPEN:
@@ -344,7 +348,8 @@ class SpoolFile:
             self.since = time.time()
         self.reason = verdict.reason
         self._durable = record.durable
-        self._checksum = RunningChecksum.parsed(record.checksum, record.size)
+        if record.state is not State.OPEN and self.size == record.size:
+            self._checksum = RunningChecksum.parsed(record.checksum, record.size)
         if found is not None:
             self._written = min(found.st_size, found.st_blocks * _BLOCK)
             self._account()

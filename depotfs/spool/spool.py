@@ -208,15 +208,15 @@ class Spool:
         self._home.journal.begin(record for record in kept if record is not None)
 
     def _recover_file(self, record: Record, *, rebooted: bool) -> Record | None:
-        """The record that the journal keeps of that file, None if it is done. Raises OSError."""
+        """The record that the journal keeps of that file, None if nothing is left of it. Raises OSError."""
         path = os.path.join(self.directory, record.path)
         found, away = _look(path, record.disk)
         verdict = decide(record, None if found is None else found.st_size, away=away, rebooted=rebooted)
         if verdict.state is State.DONE or record.target is None:
             if record.state is State.HELD:
                 _logger.info("spool file %d was held, and somebody took its bytes", record.number)
-            place.remove(path, staged=os.path.isabs(record.path))
-            return None
+            removed = place.remove(path, staged=os.path.isabs(record.path))
+            return None if removed else Record(record.number, "done", State.DONE, record.path)
         if verdict.reason != record.reason:
             _logger.warning("spool file %d, %r: %s", record.number, record.target.filename, verdict.reason)
         file = self._file(record.number, record.path, record.disk, record.target)
@@ -224,7 +224,7 @@ class Spool:
         self._home.files[record.number] = file
         if not verdict.final:
             return record
-        return replace(record, event="recover", state=file.state, size=file.size, reason=file.reason, since=file.since)
+        return replace(record, event="recover", state=file.state, reason=file.reason, since=file.since)
 
     def _set_lost_aside(self, records: dict[int, Record]) -> int:
         """Bytes without a record are in `lost/`; returns the highest number that is in use in either place."""

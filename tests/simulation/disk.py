@@ -389,7 +389,10 @@ class _File:
         self.before = {page: self.before[page] for page in self.forgotten}
 
     def flush_failed(self) -> None:
-        self.forgotten.update(self.before)
+        """Pages with bytes are forgotten; where nothing is any more, the file system knows it by itself."""
+        with self._opened(os.O_RDONLY) as fd:
+            for offset, end in disk.data_ranges(fd, os.fstat(fd).st_size):
+                self.forgotten.update(self.before.keys() & range(offset // _PAGE, -(-end // _PAGE)))
 
     def evict(self) -> None:
         """Pages that a flush failed to write are read from the disk."""
