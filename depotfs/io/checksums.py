@@ -27,7 +27,7 @@ class _Crc32:
 
 class _Crc32c(_Crc32):
     def update(self, data: bytes | memoryview) -> None:
-        self._value = google_crc32c.extend(self._value, data)
+        self._value = google_crc32c.extend(self._value, bytes(data))  # it takes no other buffer; bytes stay as they are
 
 
 _HASHES: Final[dict[str, Callable[[], Any]]] = {

@@ -14,6 +14,7 @@ from depotfs.errors import DepotError, FileNotStored, StorageFailed, StorageUnav
 from depotfs.io.content import Content
 from depotfs.io.interfaces import FileStorage
 from depotfs.io.reader import ContentReader
+from depotfs.remote.checking import ContentCheck
 from depotfs.remote.retry import retry_delay
 from depotfs.remote.workers import in_thread
 from depotfs.types import ANY, Expected, FileEntry, FileId, FileMetadata, FileStat
@@ -142,14 +143,22 @@ class Remote:
         return await self.ask(lambda: reader.pread(offset, size), self._transfers)
 
     async def fetch(
-        self, reader: ContentReader, offset: int, size: int, piece: int, arrived: Callable[[bytes | memoryview], None]
+        self,
+        reader: ContentReader,
+        offset: int,
+        size: int,
+        piece: int,
+        arrived: Callable[[bytes | memoryview], None],
+        check: ContentCheck | None = None,
     ) -> None:
         """As the reader's `pieces`: `arrived` is called with each of them, in the event loop.
 
+        Args:
+            check: is told of each piece before, in the thread; what it raises ends the request.
         After a transient failure it goes on where it was. A thread that is given up ends at its next piece.
         """
         if size <= piece:
-            arrived(await self.pread(reader, offset, size))
+            arrived(await self.ask(lambda: _checked(reader.pread(offset, size), offset, check), self._transfers))
             return
         token = trio.lowlevel.current_trio_token()
         position, end = offset, offset + size
@@ -160,6 +169,7 @@ class Remote:
             for data in reader.pieces(position, end - position, piece):
                 if given_up:
                     return
+                _checked(data, position, check)
                 position += len(data)
                 token.run_sync_soon(arrived, data)
 
@@ -214,6 +224,13 @@ class Remote:
     async def sync(self, file_id: FileId) -> None:
         """As the storage's `sync`."""
         await self._change(lambda: self.storage.sync(file_id))
+
+
+def _checked(data: T, offset: int, check: ContentCheck | None) -> T:
+    """The bytes, which the check was told of."""
+    if check is not None:
+        check.add(offset, data)  # type: ignore[arg-type]  # T is bytes or a view of them
+    return data
 
 
 class RemoteListing:

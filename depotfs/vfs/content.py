@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 from depotfs.cache import PIECE, Arrived, BlockCache, Source
 from depotfs.errors import BadHandle, ContentDamaged
 from depotfs.io.reader import ContentReader
+from depotfs.remote.checking import ContentCheck, OtherContent
 from depotfs.remote.remote import Remote
 from depotfs.remote.workers import in_thread
 from depotfs.types import FileStat
@@ -37,6 +38,8 @@ class OpenContent:
         self._closing = False
         self.key = (remote.identity, reader.stat.file_id, reader.stat.version)
         self.size = reader.stat.size
+        inline = self._fd is not None or remote.inline
+        self._check = None if inline else ContentCheck.of(reader.stat, remote.identity)
         self._source = Source(self.key, self.size, self._fetch) if self._fd is None and not remote.inline else None
 
     @property
@@ -68,7 +71,11 @@ class OpenContent:
 
     async def _fetch(self, offset: int, length: int, arrived: Arrived) -> None:
         """One ranged request to the storage: what the cache calls."""
-        await self._used(self._remote.fetch(self._reader, offset, length, PIECE, arrived))
+        try:
+            await self._used(self._remote.fetch(self._reader, offset, length, PIECE, arrived, self._check))
+        except OtherContent:
+            self._cache.forget(self.key)  # whoever opens it next asks for all of it again
+            raise
 
     def _read_in_place(self, fd: int, offset: int, size: int) -> memoryview | None:
         """None: the bytes are not in the page cache, or the file system cannot tell."""

@@ -94,7 +94,9 @@ class Renaming:
         volume, file_id = source.volume, name.ids[0]
         place = Place(file_id, _stored_at(volume, target, file_id), name.text)
         await self._committer.make_way(source, file_id)
-        async with self._leaving(target), source.lock:  # a commit to where it was has ended
+        async with self._leaving(target), source.lock:  # commits to where they were have ended
+            if target is not None:
+                place = Place(file_id, target.base, name.text)
             if source.draft is not None:
                 self._promise_scratch(source, source.draft, place)
             volume.knowledge.note_changed(source.file_id)

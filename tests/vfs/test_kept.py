@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from depotfs.errors import (
     StorageMissing,
     StorageUnavailable,
 )
+from depotfs.io.checksums import Checksums
 from depotfs.io.content import BytesContent
+from depotfs.io.reader import ContentReader
 from depotfs.spool import State
-from depotfs.types import FileId, FileMetadata
+from depotfs.types import FileId, FileMetadata, FileStat
 from depotfs.vfs.options import VolumeOptions
 from tests.vfs.harness import FarMemory, Tree, mounted
 from tests.vfs.test_failures import Crash, Faulty, content, id_of, on_tree, rename
@@ -451,3 +454,81 @@ def test_a_stored_file_of_any_size_can_be_changed(tmp_path: Path, size: int, way
         await tree.close(fh)
 
     assert content(on_tree(check, tmp_path, storage=storage), "a.bin") == new
+
+
+# --- damage on the way -----------------------------------------------------------------------------------------------
+
+
+class Garbling(Faulty):
+    """Memory that keeps checksums, and whose next answers have a changed byte.
+
+    Attributes:
+        garbled: how many ranges more arrive changed.
+    """
+
+    algorithm = "md5"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.garbled = 0
+
+    def stat(self, file_id: FileId, *args: Any) -> Any:
+        stat = super().stat(file_id)
+        running = Checksums([self.algorithm])
+        running.add(self.files[file_id]["data"])
+        return replace(stat, checksum=running.values()[self.algorithm])
+
+    def open_content(self, *args: Any) -> Any:
+        return GarblingReader(self, super().open_content(*args), args[0])
+
+
+class GarblingReader(ContentReader):
+    """See `Garbling`."""
+
+    def __init__(self, storage: Garbling, reader: ContentReader, wanted: Any) -> None:
+        self._storage = storage
+        self._reader = reader
+        self.stat = wanted if isinstance(wanted, FileStat) else reader.stat
+
+    def pread(self, offset: int, size: int) -> bytes:
+        data = self._reader.pread(offset, size)
+        if not self._storage.garbled or not data:
+            return data
+        self._storage.garbled -= 1
+        return bytes([data[0] ^ 1]) + data[1:]
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "crc32", "crc32c"])
+@pytest.mark.parametrize("size", [1, MIB + 1, 4 * MIB + 1, 9 * MIB])
+@pytest.mark.parametrize("way", ["read", "append"])
+def test_a_byte_that_changed_on_the_way_is_neither_read_nor_stored(
+    tmp_path: Path, size: int, algorithm: str, way: str
+) -> None:
+    storage = Garbling()
+    storage.algorithm = algorithm
+    old = os.urandom(size)
+    put(storage, "a.bin", old)
+
+    async def use(tree: Tree) -> bytes:
+        if way == "read":
+            return await tree.read_file("a.bin")
+        fh = await tree.open("a.bin", os.O_RDWR)
+        try:
+            await tree.fs.write(fh, size, b"more")
+        finally:
+            await tree.close(fh)
+        return b""
+
+    async def check(tree: Tree, storage: Faulty) -> None:
+        assert isinstance(storage, Garbling)
+        storage.garbled = 1
+        with pytest.raises(ContentDamaged):
+            await use(tree)
+        assert content(storage, "a.bin") == old
+        assert await use(tree) in (old, b"")
+
+    on_tree(check, tmp_path, storage=storage)
+    assert content(storage, "a.bin") == (old if way == "read" else old + b"more")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from depotfs.errors import FileNotStored
 from depotfs.io.content import BytesContent
@@ -17,6 +18,7 @@ from depotfs.types import FileMetadata
 from depotfs.vfs.names import derive
 from depotfs.vfs.options import VolumeOptions
 from tests.vfs.harness import FarMemory, PlainListing, Tree, mounted
+from tests.vfs.test_failures import Faulty
 
 
 async def rename(tree: Tree, old: str, new: str) -> None:
@@ -152,6 +154,27 @@ def test_a_backup_hides_nothing_that_somebody_else_stored(tmp_path: Path, kind: 
                 await tree.lookup("a.txt~")
 
     trio.run(main)
+
+
+def test_a_stored_file_takes_the_name_of_a_scratch_file_that_is_just_being_stored(tmp_path: Path) -> None:
+    storage = Faulty()
+    stored("a.txt", storage=storage)
+
+    async def main() -> None:
+        async with mounted(storage, tmp_path, VolumeOptions(scratch_delay=0)) as tree:
+            gate = storage.gates["put"] = threading.Event()
+            await tree.write_file(".s", b"older")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rename, tree, "a.txt", ".s")
+                await trio.testing.wait_all_tasks_blocked()
+                gate.set()
+            assert await tree.read_file(".s") == b"old a.txt"
+            await tree.fs.drain()
+            with pytest.raises(FileNotStored):
+                await tree.lookup("a.txt")
+
+    trio.run(main)
+    assert [*contents(storage).values()] == [b"old a.txt"]
 
 
 class SlowToOpen(FarMemory):
