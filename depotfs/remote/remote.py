@@ -138,9 +138,9 @@ class Remote:
             return self.storage.open_content(stat)
         return await self.ask(lambda: self.storage.open_content(stat))
 
-    async def pread(self, reader: ContentReader, offset: int, size: int) -> bytes:
-        """As the reader's `pread`, in a thread."""
-        return await self.ask(lambda: reader.pread(offset, size), self._transfers)
+    async def pread(self, reader: ContentReader, offset: int, size: int, check: ContentCheck | None = None) -> bytes:
+        """As the reader's `pread`, in a thread, where the check is told of it."""
+        return await self.ask(lambda: _checked(reader.pread(offset, size), offset, check), self._transfers)
 
     async def fetch(
         self,
@@ -158,7 +158,7 @@ class Remote:
         After a transient failure it goes on where it was. A thread that is given up ends at its next piece.
         """
         if size <= piece:
-            arrived(await self.ask(lambda: _checked(reader.pread(offset, size), offset, check), self._transfers))
+            arrived(await self.pread(reader, offset, size, check))
             return
         token = trio.lowlevel.current_trio_token()
         position, end = offset, offset + size

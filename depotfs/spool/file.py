@@ -74,6 +74,11 @@ class SpoolFile:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         return self._fd
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether what the journal promises of it survives a loss of power."""
+        return self._durable
+
     def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> int:
         """Bytes written at `offset`, as pwrite(2); a sealed or held file is open again.
 

@@ -68,11 +68,11 @@ class Committer:
             DepotError, OSError: the bytes stay in the spool, and are tried again if that can help.
         """
         if file.owes:
-            await self._prepare(file)
+            await self.prepare(file)
             async with file.lock:
                 await self._commit(file)
 
-    async def _prepare(self, file: File) -> None:
+    async def prepare(self, file: File) -> None:
         """Nothing is in the way of the file's commit; if that fails, the commit has failed."""
         try:
             await self.make_way(file, file.file_id)
@@ -118,10 +118,12 @@ class Committer:
 
     # --- storing a draft -----------------------------------------------------------------------------------------
 
-    async def store(self, file: File, draft: Draft, place: Place) -> Outcome:
+    async def store(self, file: File, draft: Draft, place: Place, *, look: bool = False) -> Outcome:
         """Stores a draft at any place in its storage, without showing it there; the file's lock is held.
 
         What it was made from, if that is stored elsewhere, is gone from there, or hidden until it is.
+        Args:
+            look: after an error the storage is asked whether it happened all the same.
         Raises: as `commit`; nothing has changed but where the journal says the bytes go, the caller decides.
         """
         volume, earlier = file.volume, file.stat
@@ -138,14 +140,22 @@ class Committer:
                 try:
                     stat = await self._put_or_find(volume, draft)
                 except Exception as error:
-                    stat = await self._find_taken(file, draft, error)
-                    doubt = error
+                    landed = await self._look_for_landed(volume, draft, error) if look else None
+                    stat = landed or await self._find_taken(file, draft, error)
+                    doubt = None if landed else error
         self._note_stored(file, draft, stat)
         if earlier is not None and earlier.file_id != stat.file_id:
             self.abandon(file, earlier)
         self.abandon_attempts(file, draft, stat.file_id)
         await self.sweep(volume)
         return Outcome(stat, doubt)
+
+    async def _look_for_landed(self, volume: Volume, draft: Draft, error: Exception) -> FileStat | None:
+        if draft.file.state is State.DONE or isinstance(error, AlreadyStored | VersionChanged):
+            return None
+        with suppress(DepotError, OSError):
+            return await self._find_landed(volume, draft)
+        return None
 
     async def _find_taken(self, file: File, draft: Draft, error: Exception) -> FileStat:
         """What the storage has, if it had taken the spool's file itself when it failed: no other is left to try with.
@@ -192,13 +202,21 @@ class Committer:
         except (AlreadyStored, VersionChanged):
             if found := await self._find_landed(volume, draft):
                 return found
-            found = await volume.remote.find(target.file_id)
-            ours = draft.attempts | volume.leftovers.marks_of(target.file_id)
-            if found is None or {found.commit, found.version}.isdisjoint(ours - {""}):
+            expect = await self._find_expected(volume, target.file_id, target.expect or ABSENT, draft.attempts)
+            if expect is None:
                 raise
-        # What is there is an older state of this very file, stored by us: the terms are those of before.
-        draft.file.seal(replace(target, expect=found.version), durable=False)
+        # What is there, or not any more, is this mount's own doing: the terms are those of before.
+        draft.file.seal(replace(target, expect=expect), durable=False)
         return await self._put(volume, draft, draft.file.target)
+
+    @staticmethod
+    async def _find_expected(volume: Volume, file_id: FileId, expected: str, attempts: set[str]) -> str | None:
+        """What a commit to there can expect, where only this mount changed what is there; None: others did."""
+        found = await volume.remote.find(file_id)
+        ours = attempts | volume.leftovers.marks_of(file_id)
+        if found is not None and not {found.commit, found.version}.isdisjoint(ours - {""}):
+            return found.version
+        return volume.own_changes.find_expected(file_id, expected, found)
 
     async def _find_landed(self, volume: Volume, draft: Draft) -> FileStat | None:
         return await find_landed(volume.remote, draft.file, self.drafts.cache)
@@ -208,6 +226,7 @@ class Committer:
         content = FileContent(file.path, file.fd, file.size, movable=file.staged)
         metadata = FileMetadata(target.filename, target.content_type, target.modified or draft.modified)
         draft.attempts.add(target.commit)
+        volume.own_changes.note_commit(target.file_id, target.commit)
         try:
             return await volume.remote.put(
                 content,
@@ -236,6 +255,7 @@ class Committer:
             draft.file.close()
         file.volume.leftovers.forget(stat.file_id)
         file.volume.know(file, stat)
+        file.volume.knowledge.remember(stat)
 
     def _target(self, file: File, draft: Draft, place: Place) -> Target:
         metadata = place.metadata(file.stat.metadata if file.stat else None, draft.modified)
@@ -262,8 +282,9 @@ class Committer:
         assert file.stat is not None
         assert file.scratch is not None
         self.queue.cancel(file)
+        place = Place(file.file_id, file.over, file.scratch.decode())
         try:
-            await self.move(file, Place(file.file_id, file.over, file.scratch.decode()))
+            await self._move_over_own(file, place)
         except (AlreadyStored, VersionChanged, FileNotStored) as error:
             mark_reported(error)
             _log.warning(
@@ -277,7 +298,20 @@ class Committer:
             self.queue.schedule(file, file.volume.options.scratch_delay)
             raise
 
-    async def move(self, file: File, place: Place) -> FileStat:
+    async def _move_over_own(self, file: File, place: Place) -> None:
+        """As `move`, also where this mount itself changed what is stored at the place."""
+        commit = uuid.uuid4().hex
+        file.volume.own_changes.note_commit(file.file_id, commit)
+        try:
+            await self.move(file, place, commit)
+        except (AlreadyStored, VersionChanged):
+            expect = await self._find_expected(file.volume, file.file_id, place.expect, set())
+            if expect is None:
+                raise
+            base = None if expect == ABSENT else await file.volume.remote.find(file.file_id)
+            await self.move(file, replace(place, base=base), commit)
+
+    async def move(self, file: File, place: Place, commit: str = "") -> FileStat:
         """The storage has the file's stored content under the place's id, and not where it was; its lock is held.
 
         What is stored where it was stays if another file of this mount needs it.
@@ -285,20 +319,38 @@ class Committer:
         """
         volume, source = file.volume, file.stat
         assert source is not None
-        commit = uuid.uuid4().hex
-        if place.over is not None:
-            place.over.attempts.add(commit)
+        commit = commit or uuid.uuid4().hex
         metadata = place.metadata(source.metadata, source.metadata.modified)
         keep = volume.directory.is_needed(source.file_id, beside=file)
         change = volume.remote.copy if keep else volume.remote.move
         with volume.knowledge.changing(source.file_id, place.file_id):
-            stat = await change(source, place.file_id, metadata, expect=place.expect, commit=commit)
+            try:
+                stat = await change(source, place.file_id, metadata, expect=place.expect, commit=commit)
+            except Exception as error:
+                stat = await self._find_moved_there(file, place, commit, error)
+        if not keep:
+            volume.own_changes.note_removed(source.file_id, source.version)
         if file.content is not None and file.content.fd is None:
             file.content.close()  # the same bytes are read from where they are now
             file.content = None
         volume.leftovers.forget(stat.file_id)
         volume.know(file, stat)
+        volume.knowledge.remember(stat)
         return stat
+
+    async def _find_moved_there(self, file: File, place: Place, commit: str, error: Exception) -> FileStat:
+        """What is stored at the place, if it is what was to be moved there, its reply lost. Else raises `error`.
+
+        Where it was is looked at by whoever removes it: it may be there still.
+        """
+        found = None
+        with suppress(DepotError, OSError):
+            found = await file.volume.remote.find(place.file_id)
+        if found is None or found.commit != commit:
+            raise error
+        assert file.stat is not None
+        self.abandon(file, file.stat)
+        return found
 
     # --- moved files in the way ----------------------------------------------------------------------------------
 
@@ -334,7 +386,12 @@ class Committer:
                 draft.drop()
                 moved.draft = None
             raise
+        left = moved.stat
         volume.directory.know(moved, None)
+        if left is not None and volume.directory.find(left.file_id) is None:
+            volume.leftovers.add(
+                left.file_id, {left.version}
+            )  # not shown again if what was to replace it is not stored
         self.queue.schedule(moved, volume.options.scratch_delay)
 
     # --- promises ------------------------------------------------------------------------------------------------
@@ -343,7 +400,9 @@ class Committer:
         """The bytes are promised to land there (None: where the file is), after a crash of the daemon too."""
         draft = file.draft
         assert draft is not None
-        draft.file.seal(self._target(file, draft, place or own_place(file, draft)), durable=False)
+        # What was promised durably is given up only for what is as durable.
+        durable = draft.sealed_earlier is not None and draft.sealed_earlier.is_durable
+        draft.file.seal(self._target(file, draft, place or own_place(file, draft)), durable=durable)
         draft.acknowledge()
 
     def defer(self, file: File, place: Place | None = None) -> None:
@@ -405,7 +464,7 @@ class Committer:
     async def _commit_due(self, file: File) -> None:
         """Commits the file, unless its bytes are being changed again."""
         if file.moved or (file.draft is not None and file.draft.due):
-            await self._prepare(file)
+            await self.prepare(file)
         async with file.lock:
             if file.moved or (file.draft is not None and file.draft.due):
                 await self._commit(file)

@@ -91,7 +91,7 @@ class Directory:
         del self._moved[file.stat.file_id]
         heir = self._files.get(file.stat.file_id)
         if heir is not None and heir.stat is None:
-            heir.stat = file.stat
+            heir.stat, heir.over = file.stat, None
 
     def forget(self, file: File) -> None:
         """The file is known no more, though it may be stored."""

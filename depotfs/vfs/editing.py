@@ -122,7 +122,7 @@ class Editing:
                 self._committer.seal(file)
 
     async def _promise(self, file: File, draft: Draft, *, durable: bool) -> None:
-        await self._committer.make_way(file, file.file_id)  # a crash would store it over a moved file's only copy
+        await self._committer.prepare(file)  # a crash would store it over a moved file's only copy
         async with file.lock:
             if file.draft is not draft or not file.live:
                 return

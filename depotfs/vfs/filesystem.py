@@ -303,15 +303,21 @@ class DepotFilesystem:
     async def read(self, fh: int, offset: int, size: int) -> bytes | memoryview:
         """Bytes, fewer than `size` only at the end; to be used before the next await. Stale if the version is gone."""
         file = self._handles.file(fh).file
-        content = file.content
-        if content is None and file.draft is None:
-            content = await self._drafts.open_content(file)
-        if file.draft is not None:
-            return file.draft.file.pread(min(size, max(0, file.draft.file.size - offset)), offset)
-        assert content is not None
-        if not offset:
-            self._ahead[file.volume.name].read(file)
-        return await content.read(offset, size)
+        while True:
+            content = file.content
+            if content is None and file.draft is None:
+                content = await self._drafts.open_content(file)
+            if file.draft is not None:
+                return file.draft.file.pread(min(size, max(0, file.draft.file.size - offset)), offset)
+            assert content is not None
+            if not offset:
+                self._ahead[file.volume.name].read(file)
+            try:
+                return await content.read(offset, size)
+            except (VersionChanged, BadHandle):
+                if file.content is content and file.draft is None:
+                    raise
+                # This mount itself changed the file meanwhile: what it is now is read.
 
     async def write(self, fh: int, offset: int, data: bytes) -> int:
         """Bytes written: all of them. TooLarge, SpoolFull, OSError of the disk; Stale if the content was overtaken."""
@@ -445,7 +451,16 @@ class DepotFilesystem:
             return
         if not isinstance(handle, DirectoryHandle):
             raise BadHandle(f"No directory is open as {fh}")
-        while (entry := await handle.listing.at(index)) is not None:
+        start = index
+        while True:
+            try:
+                entry = await handle.listing.at(index)
+            except (DepotError, OSError):
+                if index == start:
+                    raise
+                return  # what was handed over is the kernel's; the next call tells
+            if entry is None:
+                return
             name, node = entry
             if not take(name, attr.of_file(node), index + 1):
                 return

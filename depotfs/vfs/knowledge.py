@@ -95,7 +95,7 @@ class Knowledge:
                         current.answer = await self._answer(file_id, request)
                         current.valid = file_id not in asking.changed
                         if current.valid:
-                            self._remember(current.answer)
+                            self.remember(current.answer)
                     finally:
                         del self._requests[file_id]
                         current.done.set()
@@ -116,7 +116,8 @@ class Knowledge:
                 _log.warning("%s; the file can be removed or replaced", error)
             return unreadable(file_id)
 
-    def _remember(self, stat: FileStat | None) -> None:
+    def remember(self, stat: FileStat | None) -> None:
+        """The catalog knows this, over restarts too."""
         if stat is not None and self.catalog is not None and stat.version != PRESENT:
             self.catalog.remember(self._remote.identity, [stat])
 

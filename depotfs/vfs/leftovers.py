@@ -8,8 +8,9 @@ from typing import Final
 
 from depotfs.errors import DepotError
 from depotfs.remote.remote import Remote
-from depotfs.types import ANY, FileId, FileStat
+from depotfs.types import FileId, FileStat
 from depotfs.vfs.knowledge import Knowledge
+from depotfs.vfs.own_changes import OwnChanges
 
 _log = logging.getLogger(__name__)
 _LONGEST_DELAY: Final = 300.0
@@ -21,9 +22,10 @@ class Leftovers:
     They are not shown, and their removal is tried until it is heard of. A crash forgets them: then they show again.
     """
 
-    def __init__(self, remote: Remote, knowledge: Knowledge, name: str) -> None:
+    def __init__(self, remote: Remote, knowledge: Knowledge, own_changes: OwnChanges, name: str) -> None:
         self._remote = remote
         self._knowledge = knowledge
+        self._own_changes = own_changes
         self._name = name
         self._marks: dict[FileId, set[str]] = {}
         self._failures = 0
@@ -63,8 +65,9 @@ class Leftovers:
         with self._knowledge.changing(file_id):
             try:
                 found = await self._remote.find(file_id)
-                if self.hides(found):
-                    await self._remote.remove(file_id, expect=found.version if found else ANY)
+                if found is not None and self.hides(found):
+                    await self._remote.remove(file_id, expect=found.version)
+                    self._own_changes.note_removed(file_id, found.version)
             except (DepotError, OSError) as error:
                 _log.warning("%s/%s is still stored though it was removed or renamed: %s", self._name, file_id, error)
                 return

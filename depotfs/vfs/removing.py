@@ -81,6 +81,8 @@ class Removing:
         with volume.knowledge.changing(file_id):
             try:
                 await volume.remote.remove(file_id, expect=expect)
+                if file.stat is not None:
+                    volume.own_changes.note_removed(file_id, file.stat.version)
             except VersionChanged:
                 return  # what is there now is somebody else's
             except (DepotError, OSError):

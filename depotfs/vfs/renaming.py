@@ -97,6 +97,7 @@ class Renaming:
         async with self._leaving(target), source.lock:  # commits to where they were have ended
             if target is not None:
                 place = Place(file_id, target.base, name.text)
+            await self._end_made_meanwhile(source, target, file_id)
             if source.draft is not None:
                 self._promise_scratch(source, source.draft, place)
             volume.knowledge.note_changed(source.file_id)
@@ -142,11 +143,21 @@ class Renaming:
             else:
                 await self._store_replacing(source, target, place, replace=replace)
 
+    async def _end_made_meanwhile(self, source: File, target: File | None, file_id: FileId) -> None:
+        """What was made there during the rename, by an alias or after a late answer, is replaced like the rest."""
+        directory = source.volume.directory
+        while (meanwhile := directory.find(file_id)) not in (None, target, source):
+            assert meanwhile is not None
+            async with meanwhile.lock:
+                if directory.find(file_id) is meanwhile:
+                    self._removing.replace(meanwhile)
+
     async def _promise_replacing(self, source: File, target: File | None, place: Place) -> None:
         """In the background: the promise to replace the target is in the journal, its commit is to come."""
         draft = source.draft
         assert draft is not None
         await self._committer.seal_durably(source, place)
+        await self._end_made_meanwhile(source, target, place.file_id)
         if target is not None and target.draft is not None:
             draft.supersede(target.draft)
         self._take_place(source, target, place)
@@ -168,6 +179,7 @@ class Renaming:
                 if not races:
                     raise
                 place = dataclasses.replace(place, base=await source.volume.remote.find(place.file_id))
+        await self._end_made_meanwhile(source, target, place.file_id)
         self._take_place(source, target, place)
         if doubt is not None:
             raise doubt
@@ -175,9 +187,11 @@ class Renaming:
     async def _store(self, source: File, draft: Draft, place: Place) -> Outcome:
         """As the committer does; if it fails, the draft goes where it would have gone before."""
         earlier, scheduled = own_place(source, draft), self._committer.queue.is_scheduled(source)
+        places = set(draft.places)
         try:
-            return await self._committer.store(source, draft, place)
+            return await self._committer.store(source, draft, place, look=True)
         except BaseException:
+            draft.places = places  # what landed all the same took the place of another file, and stays
             self._committer.put_back(source, earlier, scheduled=scheduled)
             raise
 
@@ -188,10 +202,8 @@ class Renaming:
             self._committer.abandon_attempts(source, source.draft, file_id)
         if source.over is not None and source.file_id != file_id:
             self._committer.abandon(source, source.over)
-        meanwhile = volume.directory.find(file_id)  # by an alias a file can be made there during a rename
-        for replaced in {target, meanwhile} - {None, source}:
-            assert replaced is not None
-            self._removing.replace(replaced)
+        if target is not None:
+            self._removing.replace(target)
         volume.directory.move(source, file_id, scratch, place.base)
         source.forget_uses()
 

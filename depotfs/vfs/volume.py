@@ -22,6 +22,7 @@ from depotfs.vfs.leftovers import Leftovers
 from depotfs.vfs.names import NameRules
 from depotfs.vfs.nodes import NodeTable
 from depotfs.vfs.options import VolumeOptions
+from depotfs.vfs.own_changes import OwnChanges
 
 
 class Volume:
@@ -30,6 +31,7 @@ class Volume:
     Attributes:
         directory: which file is shown where.
         knowledge: what was asked of the storage.
+        own_changes: what this mount stored and removed.
         leftovers: what is still stored though it is gone here.
         renaming: held by a rename, so that two never wait for each other's files.
         mtime_ns: when an entry came, went or was renamed.
@@ -45,7 +47,8 @@ class Volume:
         self.table = table
         self.directory = Directory()
         self.knowledge = Knowledge(remote, options.attr_timeout)
-        self.leftovers = Leftovers(remote, self.knowledge, name)
+        self.own_changes = OwnChanges()
+        self.leftovers = Leftovers(remote, self.knowledge, self.own_changes, name)
         self.renaming = FileLock()
         self.mtime_ns = time.time_ns()
 

@@ -20,9 +20,10 @@ def test_nothing_is_lost() -> None:
 
 
 def test_a_run_is_the_same_each_time() -> None:
+    """But for the moments of crashes, which count steps of a real file system."""
     for seed in range(5):
-        again = Case.load(case(seed).dump())
-        assert again == case(seed)
+        assert Case.load(case(seed).dump()) == case(seed)
+        again = Case.load(case(seed, set(FEATURES) - {"crash", "power", "bad disk", "no room"}).dump())
         assert run(again).lines == run(again).lines
 
 
