@@ -9,6 +9,7 @@ import shutil
 import stat as modes
 import struct
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -303,19 +304,18 @@ class TestPlace:
             subprocess.run(["umount", "-l", root], check=True)
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
-    def test_is_inside_where_the_parent_takes_no_new_names(
-        self, storage: LocalFileStorage, root: Path, tmp_path: Path
-    ) -> None:
-        root.mkdir()
-        os.chown(root, NOBODY, NOBODY)
-        for directory in (tmp_path, *tmp_path.parents[:3]):
-            directory.chmod(0o755)
+    def test_is_inside_where_the_parent_takes_no_new_names(self) -> None:
+        with tempfile.TemporaryDirectory() as parent:  # pytest's are closed to others, with all that is above them
+            os.chmod(parent, 0o755)
+            root = Path(parent, "storage")
+            root.mkdir()
+            os.chown(root, NOBODY, NOBODY)
 
-        def as_nobody() -> None:
-            os.setuid(NOBODY)
-            self._check_inside(storage, root)
+            def as_nobody() -> None:
+                os.setuid(NOBODY)
+                self._check_inside(LocalFileStorage(root), root)
 
-        assert in_child(as_nobody) == 0
+            assert in_child(as_nobody) == 0
 
     def _check_inside(self, storage: LocalFileStorage, root: Path) -> None:
         assert held(storage) == str(root / ".depotfs")
