@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +32,11 @@ class Why(enum.Enum):
     """Its storage is not configured."""
     UNCLOSED = "unclosed"
     """An earlier daemon died while it was written; nobody was promised anything."""
+    UNKNOWN = "unknown"
+    """The journal was damaged, and no record is left of it."""
+
+
+_NOT_ASKED: Final = (Why.ELSEWHERE, Why.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ class KeptFile:
         number: names it in this spool for ever.
         size: bytes.
         path: where the bytes are.
-        changed: seconds since the epoch at which they were last written, None if that cannot be told.
+        since: seconds since the epoch at which it came to be what it is.
         reason: "" if there is none to tell.
     """
 
@@ -54,7 +59,7 @@ class KeptFile:
     why: Why
     reason: str
     path: str
-    changed: float | None = None
+    since: float
 
     def message(self) -> dict[str, Any]:
         """As plain values."""
@@ -67,13 +72,15 @@ class KeptFile:
 
     def line(self) -> str:
         """For people."""
-        age = "" if self.changed is None else f", {duration(time.time() - self.changed)} old"
+        age = duration(time.time() - self.since)
         why = f"{self.why.value}: {self.reason}" if self.reason else self.why.value
-        return one_line(f"{self.storage}/{self.filename}: {self.size} bytes{age}, spool file {self.number}, {why}")
+        return one_line(
+            f"{self.storage}/{self.filename}: {self.size} bytes, {age} old, spool file {self.number}, {why}"
+        )
 
 
 def look(files: Iterable[SpoolFile], identities: Collection[str], unclosed: Collection[int]) -> list[KeptFile]:
-    """What is in the spool now, without times.
+    """What is in the spool now, and known.
 
     Args:
         identities: of the configured storages.
@@ -93,17 +100,20 @@ def _look(file: SpoolFile, identities: Collection[str], unclosed: Collection[int
     elif file.state in (State.SEALED, State.MISSING):
         why = Why.PENDING
     return KeptFile(
-        file.number, target.storage, target.file_id, target.filename, file.size, why, reason, os.fspath(file.path)
+        file.number, target.storage, target.file_id, target.filename, file.size, why, reason, file.path, file.since
     )
 
 
-def with_times(files: Iterable[KeptFile]) -> list[KeptFile]:
-    """The same with their times; asks the disks, so give it a thread."""
+def look_unknown(directory: str) -> list[KeptFile]:
+    """What the spool found without a record, and put aside there for a person."""
     found = []
-    for file in files:
-        with suppress(OSError):
-            file = replace(file, changed=os.stat(file.path).st_mtime)
-        found.append(file)
+    with suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in sorted((entry for entry in entries if entry.name.isdecimal()), key=lambda entry: int(entry.name)):
+            stat = entry.stat(follow_symlinks=False)
+            reason = f"no record tells what it is; the bytes are {entry.path}"
+            found.append(
+                KeptFile(int(entry.name), "?", "", "?", stat.st_size, Why.UNKNOWN, reason, entry.path, stat.st_mtime)
+            )
     return found
 
 
@@ -122,7 +132,7 @@ def duration(seconds: float) -> str:
 
 
 class Told:
-    """Which files of storages that are not configured an end of the mount has told of: it does so by its code once.
+    """Which files an end of the mount has told of that it was not asked to store: by its code it does so once.
 
     Args:
         directory: the spool.
@@ -141,12 +151,12 @@ class Told:
         return [
             file
             for file in files
-            if file.why is not Why.UNCLOSED and not (file.why is Why.ELSEWHERE and file.number in told)
+            if file.why is not Why.UNCLOSED and not (file.why in _NOT_ASKED and file.number in told)
         ]
 
     def note(self, files: Iterable[KeptFile]) -> None:
         """An end tells of them now. Where that cannot be kept, the next one tells again."""
-        numbers = sorted(file.number for file in files if file.why is Why.ELSEWHERE)
+        numbers = sorted(file.number for file in files if file.why in _NOT_ASKED)
         with suppress(OSError):
             self._path.write_text("".join(f"{number}\n" for number in numbers))
 

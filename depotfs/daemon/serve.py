@@ -107,7 +107,7 @@ class Daemon:
                     await self._serve(signals, nursery)
                 finally:
                     self._session.close(mounted=self._is_mounted())
-                outcome = await self._outcome()
+                outcome = self._outcome()
                 stack.close()  # before anybody hears that it has ended, so that the next mount may come at once
                 self._ending.conclude(outcome)
                 with trio.move_on_after(_SECONDS_TO_TELL):
@@ -140,7 +140,7 @@ class Daemon:
         try:
             self._unclosed = frozenset(file.number for file in files if file.state is State.OPEN)
             recover(files, self._volumes, self._filesystem.committer)
-            for line in kept.lines(kept.with_times(self._kept())):
+            for line in kept.lines(self._kept()):
                 _log.warning("in the spool: %s", line)
             yield
         finally:
@@ -196,7 +196,7 @@ class Daemon:
             return {"error": f"it serves another mount, {self._mountpoint}"}
         match request.get("request"):
             case "status":
-                return await self._status()
+                return self._status()
             case "end":
                 _log.info("asked to end: storing everything")
                 self._ending.begin(ends)
@@ -217,7 +217,7 @@ class Daemon:
                 await trio.to_thread.run_sync(mountpoint.detach, self._mountpoint, abandon_on_cancel=True)
         except (CommandFailed, OSError) as error:
             _log.warning("the mount is left behind, dead: %s", error)
-        outcome = await self._outcome()
+        outcome = self._outcome()
         self._ending.conclude(outcome)
         with trio.move_on_after(_SECONDS_TO_TELL):
             await self._control.wait_idle()
@@ -228,15 +228,10 @@ class Daemon:
 
     def _kept(self) -> list[KeptFile]:
         identities = {volume.remote.identity for volume in self._volumes}
-        return kept.look(self._spool.files(), identities, self._unclosed)
+        known = kept.look(self._spool.files(), identities, self._unclosed)
+        return known + kept.look_unknown(self._spool.lost_directory)
 
-    async def _kept_with_times(self) -> list[KeptFile]:
-        files = self._kept()
-        with trio.move_on_after(_SECONDS_TO_TELL):
-            return await trio.to_thread.run_sync(kept.with_times, files, abandon_on_cancel=True)
-        return files
-
-    async def _status(self) -> Message:
+    def _status(self) -> Message:
         """What is mounted, and what is not stored yet."""
         return {
             "version": depotfs.__version__,
@@ -245,12 +240,12 @@ class Daemon:
             "storages": {storage.name: storage.backend for storage in self._settings.storages},
             "aliases": self._settings.aliases,
             "spool": self._spool.directory,
-            "files": [file.message() for file in await self._kept_with_times()],
+            "files": [file.message() for file in self._kept()],
         }
 
-    async def _outcome(self) -> Message:
+    def _outcome(self) -> Message:
         """How the mount has ended: its exit code, and what the spool keeps, which the log tells too."""
-        files = await self._kept_with_times()
+        files = self._kept()
         untold = self._told.untold(files)
         for line in kept.lines(files):
             _log.warning("kept in the spool: %s", line)

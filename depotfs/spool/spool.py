@@ -58,10 +58,14 @@ class Spool:
     Args:
         directory: made if missing; on a local disk, since flock(2) and fsync(2) are relied on.
         limit: dirty bytes that all files together may have, None for as many as the disk holds.
+
+    Attributes:
+        lost_directory: where bytes without a record are put aside; it need not be there.
     """
 
     def __init__(self, directory: str, limit: int | None = None) -> None:
         self.directory = os.path.abspath(directory)
+        self.lost_directory = os.path.join(self.directory, "lost")
         self._data = os.path.join(self.directory, "data")
         self._home = Home(Journal(os.path.join(self.directory, "journal"), "", 0), Budget(limit))
         self._stagings: dict[str, tuple[str, int]] = {}
@@ -228,7 +232,7 @@ class Spool:
 
     def _set_lost_aside(self, records: dict[int, Record]) -> int:
         """Bytes without a record are in `lost/`; returns the highest number that is in use in either place."""
-        lost = os.path.join(self.directory, "lost")
+        lost = self.lost_directory
         known = {record.path for record in records.values()}
         for name in sorted(os.listdir(self._data)):
             if f"data/{name}" not in known:

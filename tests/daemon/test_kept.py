@@ -21,7 +21,8 @@ def spooled(spool: Spool, name: str, identity: str = "here") -> SpoolFile:
     return file
 
 
-def test_each_file_is_told_with_why_it_is_there_and_since_when(tmp_path: Path) -> None:
+def test_each_file_is_told_with_why_it_is_there_and_since_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
     spool = Spool(str(tmp_path / "spool"))
     spool.open()
     for name, identity in (("open", "here"), ("sealed", "here"), ("held", "here"), ("away", "there"), ("old", "here")):
@@ -30,9 +31,9 @@ def test_each_file_is_told_with_why_it_is_there_and_since_when(tmp_path: Path) -
             file.seal(file.target, durable=False)
         if name == "held":
             file.hold("somebody else was first")
-        os.utime(file.path, (time.time() - 7300,) * 2)
-    found = kept.with_times(kept.look(spool.files(), {"here"}, {5}))
-    assert [file.why for file in found] == list(Why)
+    monkeypatch.setattr(time, "time", lambda: now + 7300)
+    found = kept.look(spool.files(), {"here"}, {5})
+    assert [file.why for file in found] == [why for why in Why if why is not Why.UNKNOWN]
     assert [file.line() for file in found] == [
         "photos/open: 5 bytes, 2 h old, spool file 1, open",
         "photos/sealed: 5 bytes, 2 h old, spool file 2, pending",
@@ -45,18 +46,33 @@ def test_each_file_is_told_with_why_it_is_there_and_since_when(tmp_path: Path) -
 
 
 def made(number: int, why: Why) -> KeptFile:
-    return KeptFile(number, "photos", "id", "name", 5, why, "", "/nowhere")
+    return KeptFile(number, "photos", "id", "name", 5, why, "", "/nowhere", 0.0)
 
 
-def test_bytes_that_are_gone_have_no_age() -> None:
-    (file,) = kept.with_times([made(1, Why.HELD)])
-    assert file.line() == "photos/name: 5 bytes, spool file 1, held"
+def test_bytes_without_a_record_are_told_with_where_they_are(tmp_path: Path) -> None:
+    lost = tmp_path / "lost"
+    assert kept.look_unknown(str(lost)) == []
+    lost.mkdir()
+    for name, size in (("10", 1), ("9", 2), ("notes", 3)):
+        (lost / name).write_bytes(bytes(size))
+        os.utime(lost / name, (time.time() - 7300,) * 2)
+    why = f"unknown: no record tells what it is; the bytes are {lost}"
+    assert [file.line() for file in kept.look_unknown(str(lost))] == [
+        f"?/?: 2 bytes, 2 h old, spool file 9, {why}/9",
+        f"?/?: 1 bytes, 2 h old, spool file 10, {why}/10",
+    ]
 
 
 def test_what_was_promised_is_told_by_each_end_but_once_if_its_storage_is_not_configured(tmp_path: Path) -> None:
     files = [made(number, why) for number, why in enumerate(Why, 1)]
     told = Told(str(tmp_path))
-    assert [file.why for file in told.untold(files)] == [Why.OPEN, Why.PENDING, Why.HELD, Why.ELSEWHERE]
+    assert [file.why for file in told.untold(files)] == [
+        Why.OPEN,
+        Why.PENDING,
+        Why.HELD,
+        Why.ELSEWHERE,
+        Why.UNKNOWN,
+    ]
     told.note(files)
     again = Told(str(tmp_path))
     assert [file.why for file in again.untold(files)] == [Why.OPEN, Why.PENDING, Why.HELD]
