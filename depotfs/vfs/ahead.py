@@ -6,45 +6,89 @@ after the other would wait a round trip for each. Small files come whole, with t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final
+from bisect import bisect_left, bisect_right
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final
 
 import trio
 
 from depotfs.cache import Arrived, BlockCache, Source
 from depotfs.cache.readahead import WHOLE
-from depotfs.cache.walk import FILES, Walk, plan, step
+from depotfs.cache.walk import FILES, Walk, closest, plan, renewed, step, withdrawn
 from depotfs.errors import DepotError
-from depotfs.types import FileId, FileStat
+from depotfs.types import FileEntry, FileId, FileStat
 from depotfs.vfs.file import File
 from depotfs.vfs.nodes import stable_ino
 from depotfs.vfs.volume import Volume
 
-STATS: Final = 128
-"""Files whose stat alone is asked for ahead: at 20 ms a request, enough for some 5,000 stats a second."""
-_LONGEST_SORTED: Final = 200_000
-"""Files of a directory that are sorted by inode number, some 0.3 s on the event loop."""
+STATS: Final = 256
+"""Files whose stat alone is asked for ahead: more than the kernel takes of a listing at once (some 170), so that of
+most it is told with their names."""
+_LONGEST: Final = 200_000
+"""Files of a directory that are known in order, some 20 MB; sorting them by inode number takes the event loop 0.3 s."""
 _GROWN: Final = 1.25
 """The sorting is made anew when so many times as many files are listed: a few missing ones do not hide a walk."""
 
 
 class Order:
-    """The files of a directory in one order, and who walks through it: looking at files, or reading them."""
+    """Files of a directory in one order, and who walks through it: looking at files, or reading them.
+
+    Attributes:
+        ids, keys: of the files; the keys ascend.
+    """
+
+    def __init__(self, ids: list[FileId], keys: list[Any], key: Callable[[FileId], Any]) -> None:
+        self.ids = ids
+        self.keys = keys
+        self._key = key
+        self.looks: tuple[Walk, ...] = ()
+        self.reads: tuple[Walk, ...] = ()
+
+    def find(self, file_id: FileId) -> int | None:
+        """The file's place, None where it is not known."""
+        place = bisect_left(self.keys, self._key(file_id))
+        return place if place < len(self.ids) and self.ids[place] == file_id else None
+
+
+class Listed(Order):
+    """The files in the order of the storage's listing, which is that of their ids, with their sizes as listed."""
 
     def __init__(self) -> None:
-        self.ids: list[FileId] = []
-        self.places: dict[FileId, int] = {}
-        self.looks = Walk()
-        self.reads = Walk()
+        ids: list[FileId] = []
+        super().__init__(ids, ids, lambda file_id: file_id)
+        self._sizes: list[int] = []
 
-    def extend(self, file_ids: Iterable[FileId]) -> None:
-        for file_id in file_ids:
-            self.places[file_id] = len(self.ids)
-            self.ids.append(file_id)
+    def size(self, file_id: FileId) -> int:
+        """Bytes, 0 where that is not known."""
+        place = self.find(file_id)
+        return 0 if place is None else self._sizes[place]
+
+    def put(self, entries: Sequence[FileEntry], after: FileId | None) -> bool:
+        """These files, and no others, are between `after` (None: the beginning) and the last of them (none: the end).
+
+        Returns: whether the places of others are what they were.
+        """
+        ids = [entry.file_id for entry in entries]
+        begin = 0 if after is None else bisect_right(self.ids, after)
+        end = bisect_right(self.ids, ids[-1]) if ids else len(self.ids)
+        sizes = [(entry.stat.size if entry.stat is not None else entry.size) or 0 for entry in entries]
+        same = begin == len(self.ids) or self.ids[begin:end] == ids
+        self.ids[begin:end], self._sizes[begin:end] = ids, sizes
+        if len(self.ids) > _LONGEST:
+            same = False
+            far = slice(_LONGEST // 2, None) if begin < _LONGEST // 2 else slice(0, -(_LONGEST // 2))
+            del self.ids[far], self._sizes[far]
+        if not same:
+            self.looks = self.reads = ()
+        return same
 
 
 class Ahead:
     """Follows who uses the files of one storage.
+
+    What is asked for ahead is asked by id: the kernel takes a listing piece by piece, and has not been handed most
+    of the files that a walk comes to next.
 
     Attributes:
         total_stats, total_contents: files whose stat, or whose content, was asked for ahead so far.
@@ -56,103 +100,145 @@ class Ahead:
         self._nursery = nursery
         self._far = not volume.remote.inline
         self._ranged = self._far and volume.remote.storage.ranged
-        self._listed = Order()
+        self._listed = Listed()
         self._numbered: Order | None = None
+        self._under_way: set[FileId] = set()
         self.total_stats = 0
         self.total_contents = 0
 
-    def expect(self, file_ids: list[FileId]) -> None:
-        """These files were listed, in this order."""
-        if not self._far or not file_ids:
-            return
-        if file_ids[0] in self._listed.places:
-            self._listed, self._numbered = Order(), None
-        self._listed.extend(file_ids)
+    def expect(self, entries: Sequence[FileEntry], after: FileId | None) -> None:
+        """These files were listed, and no others behind `after` (None: from the beginning); none: that was the end."""
+        if self._far and not self._listed.put(entries, after):
+            self._numbered = None
 
-    def looked(self, file: File) -> None:
-        """Somebody asks for its attributes: those of the next files are on their way when this returns."""
-        for order, place in self._orders(file, reading=False):
-            before = order.looks
-            order.looks = step(before, place)
-            reader = order.reads.steps > 0 and order.reads.place == before.place
-            if order.looks is not before and not reader:  # else nothing is new, or the files come whole
-                order.looks, wanted = plan(order.looks, len(order.ids), lambda _: 0, STATS)
+    def looked(self, *file_ids: FileId) -> None:
+        """Somebody asks for the attributes of a file: those of the next ones are on their way when this returns.
+
+        Args:
+            file_ids: one, or those that a name may lead to.
+        """
+        if self._volume.options.attr_timeout <= 0:
+            return  # whoever asks for one asks the storage again
+        orders = self._orders(file_ids, reading=False)
+        late = any(not self._is_told(order.ids[place]) for order, place in orders)
+        reads = any(self._is_read(order, place, late=late) for order, place in orders)
+        for order, place in orders:
+            old = closest(order.looks, place)
+            walk = step(old or Walk(), place)
+            if walk is old:
+                continue
+            if late and old is not None and place < old.ahead:
+                walk = withdrawn(walk)
+            if not reads:  # else the files come whole
+                walk, wanted = plan(walk, len(order.ids), None, STATS)
                 self._start(order, wanted, self._fetch_stat)
+            order.looks = renewed(order.looks, old, walk)
+
+    @staticmethod
+    def _is_read(order: Order, place: int, *, late: bool) -> bool:
+        """Whether somebody reads the files there one by one, looking at each before."""
+        reader = closest(order.reads, place)
+        if reader is None or not reader.steps:
+            return False
+        if late and reader.place < place < reader.ahead:
+            order.reads = renewed(order.reads, reader, withdrawn(reader))
+        return True
 
     def read(self, file: File) -> None:
         """Somebody reads its first bytes: the next files, if small, are on their way when this returns."""
-        for order, place in self._orders(file, reading=True):
-            order.reads = step(order.reads, place)
-            order.reads, wanted = plan(order.reads, len(order.ids), self._sizes(order), FILES)
+        for order, place in self._orders((file.file_id,), reading=True):
+            old = closest(order.reads, place)
+            walk = step(old or Walk(), place, file.size)
+            walk, wanted = plan(walk, len(order.ids), partial(self._small_at, order), FILES)
             self._start(order, wanted, self._fetch_whole)
+            order.reads = renewed(order.reads, old, walk)
 
     async def load(self, file: File) -> None:
         """If the file is small, clean and known from a listing only, its exact stat and its content are here."""
         if self._ranged and file.stat is None and file.draft is None and 0 < file.size <= WHOLE:
             await self._load(file.file_id)
 
-    def _orders(self, file: File, *, reading: bool) -> list[tuple[Order, int]]:
+    def _orders(self, file_ids: tuple[FileId, ...], *, reading: bool) -> list[tuple[Order, int]]:
         """The orders in which somebody may be walking, with the file's place."""
-        place = self._listed.places.get(file.file_id)
-        if place is None:
+        for file_id in file_ids:
+            place = self._listed.find(file_id)
+            if place is not None:
+                break
+        else:
             return []
-        orders = [self._listed]
-        walk = self._listed.reads if reading else self._listed.looks
-        if not step(walk, place).steps and len(self._listed.ids) <= _LONGEST_SORTED:
+        if closest(self._listed.reads if reading else self._listed.looks, place) is None:
             self._number()
-        if self._numbered is not None:
-            orders.append(self._numbered)
-        return [(order, order.places[file.file_id]) for order in orders if file.file_id in order.places]
+        orders: list[tuple[Order, int]] = [(self._listed, place)]
+        if self._numbered is not None and (number := self._numbered.find(file_id)) is not None:
+            orders.append((self._numbered, number))
+        return orders
 
     def _number(self) -> None:
-        if self._numbered is None or len(self._listed.ids) > _GROWN * len(self._numbered.ids):
-            name = self._volume.name
-            self._numbered = Order()
-            self._numbered.extend(sorted(self._listed.ids, key=lambda file_id: stable_ino(name, file_id)))
+        listed = self._listed.ids
+        if self._numbered is None or len(listed) > _GROWN * len(self._numbered.ids):
+            key = partial(stable_ino, self._volume.name)
+            numbered = sorted((key(file_id), file_id) for file_id in listed)
+            self._numbered = Order([file_id for _, file_id in numbered], [number for number, _ in numbered], key)
 
-    def _sizes(self, order: Order) -> Callable[[int], int]:
-        directory = self._volume.directory
+    def _small_at(self, order: Order, place: int) -> int:
+        return self._small(order.ids[place])
 
-        def size(place: int) -> int:
-            file = directory.find(order.ids[place])
-            return file.size if file is not None and file.size <= WHOLE else 0
+    def _small(self, file_id: FileId) -> int:
+        """Bytes of a file that is fetched whole, 0 of any other."""
+        file = self._volume.directory.find(file_id)
+        size = file.size if file is not None else self._listed.size(file_id)
+        return size if size <= WHOLE else 0
 
-        return size
+    def _is_told(self, file_id: FileId) -> bool:
+        """Whether the file's attributes can be told without asking, or are on their way."""
+        return file_id in self._under_way or self._volume.is_known(file_id)
 
-    def _start(self, order: Order, places: range, fetch: Callable[[File], Awaitable[None]]) -> None:
-        for place in places:
-            file = self._volume.directory.find(order.ids[place])
-            if file is not None and not file.is_ours:
-                self._nursery.start_soon(self._quietly, fetch, file)
+    def _start(self, order: Order, places: range, fetch: Callable[[FileId], Awaitable[None]]) -> None:
+        for file_id in order.ids[places.start : places.stop]:
+            if file_id not in self._under_way and not self._is_ours(file_id):
+                self._under_way.add(file_id)
+                self._nursery.start_soon(self._quietly, fetch, file_id)
 
-    @staticmethod
-    async def _quietly(fetch: Callable[[File], Awaitable[None]], file: File) -> None:
+    def _is_ours(self, file_id: FileId) -> bool:
+        """Whether this mount changes what is stored there, or does not show it there."""
+        file = self._volume.directory.find(file_id)
+        return self._volume.is_doubtful(file_id) if file is None else file.is_ours
+
+    async def _quietly(self, fetch: Callable[[FileId], Awaitable[None]], file_id: FileId) -> None:
         try:
-            await fetch(file)
+            await fetch(file_id)
         except (DepotError, OSError):
             return  # whoever really asks is told
+        finally:
+            self._under_way.discard(file_id)
 
-    async def _fetch_stat(self, file: File) -> None:
-        believed = self._volume.options.attr_timeout > 0  # else whoever asks for it asks the storage again
-        if believed and not self._volume.is_fresh(file):
+    async def _fetch_stat(self, file_id: FileId) -> None:
+        if not self._volume.is_known(file_id):
             self.total_stats += 1
-            self._adopt(await self._volume.knowledge.ask(file.file_id))
+            self._adopt(await self._volume.knowledge.ask(file_id))
 
-    async def _fetch_whole(self, file: File) -> None:
-        if not self._ranged or not 0 < file.size <= WHOLE:
-            if file.stat is None:
-                await self._fetch_stat(file)
-        elif file.stat is None or not self._volume.is_fresh(file):
+    async def _fetch_whole(self, file_id: FileId) -> None:
+        size, stat = self._small(file_id), self._stat(file_id)
+        if not self._ranged or not size:
+            if stat is None:
+                await self._fetch_stat(file_id)
+        elif stat is None or not self._volume.is_known(file_id):
             self.total_contents += 1
-            await self._load(file.file_id)
-        elif not self._cache.holds(key := self._key(file.stat)):
+            await self._load(file_id)
+        elif not self._cache.holds(key := self._key(stat)):
             self.total_contents += 1
-            stat, remote = file.stat, self._volume.remote
+            remote = self._volume.remote
 
             async def fetch(offset: int, length: int, arrived: Arrived) -> None:
                 arrived(await remote.pread(await remote.open_content(stat), offset, length))
 
             await self._cache.read(Source(key, stat.size, fetch), 0, 1)
+
+    def _stat(self, file_id: FileId) -> FileStat | None:
+        """What was last heard of the file."""
+        file = self._volume.directory.find(file_id)
+        heard = self._volume.knowledge.find_heard(file_id)
+        return file.stat if file is not None else heard.stat if heard is not None else None
 
     async def _load(self, file_id: FileId) -> None:
         async def whole(file_id: FileId) -> FileStat | None:
@@ -171,8 +257,9 @@ class Ahead:
 
     def _adopt(self, stat: FileStat | None) -> None:
         """What was answered is known, unless this mount is about to change the file."""
-        if stat is None:
+        if stat is None or self._is_ours(stat.file_id):
             return
-        file = self._volume.directory.find(stat.file_id)
-        if file is not None and not file.is_ours:
+        if self._volume.directory.find(stat.file_id) is not None:
             self._volume.adopt(stat)
+        else:
+            self._volume.knowledge.hear(stat)

@@ -184,9 +184,7 @@ class DepotFilesystem:
             child.lookups += 1
             return self._attr(child)
         directory, volume = self._volume(parent)
-        seen = lookup.last_seen(volume, name)
-        if seen is not None:
-            self._ahead[volume.name].looked(seen)
+        self._ahead[volume.name].looked(*volume.rules.parse(name).ids)
         file = await lookup.find(volume, name)
         while file is not None and self._estale.is_refused(pid) and not await self._estale.keep(file, pid):
             file = await lookup.find(volume, name)
@@ -210,7 +208,7 @@ class DepotFilesystem:
         node = self._node(node_id)
         if isinstance(node, DirectoryNode):
             return self._attr(node)
-        self._ahead[node.volume.name].looked(node)
+        self._ahead[node.volume.name].looked(node.file_id)
         try:
             await lookup.refresh(node)
         except DepotError as error:

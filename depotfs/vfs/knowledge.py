@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from depotfs.types import OCTET_STREAM, PRESENT, UNNAMED, FileId, FileMetadata, 
 _log = logging.getLogger(__name__)
 _MOST_ABSENT: Final = 10_000
 """Ids remembered as absent: what a copy of many files leaves behind within a second."""
+_MOST_HEARD: Final = 4096
+"""Answers kept for files that are not shown yet, some 4 MB: several times what all walks have ahead of them."""
 
 
 @dataclass(eq=False)
@@ -29,6 +32,14 @@ class Asking:
     """
 
     changed: set[FileId] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the storage answered about a file that nobody was shown yet, and trio's time of it."""
+
+    stat: FileStat
+    at: float
 
 
 class Knowledge:
@@ -45,6 +56,7 @@ class Knowledge:
         self._askings: set[Asking] = set()
         self._requests: dict[FileId, _StatRequest] = {}
         self._absent: dict[FileId, float] = {}
+        self._heard: OrderedDict[FileId, Heard] = OrderedDict()
         self._damaged: set[FileId] = set()
 
     @contextmanager
@@ -70,6 +82,7 @@ class Knowledge:
         """What was answered of these so far is worth nothing."""
         for file_id in file_ids:
             self._absent.pop(file_id, None)
+            self._heard.pop(file_id, None)
         for asking in self._askings:
             asking.changed.update(file_ids)
 
@@ -121,6 +134,20 @@ class Knowledge:
         if stat is not None and self.catalog is not None and stat.version != PRESENT:
             self.catalog.remember(self._remote.identity, [stat])
 
+    def hear(self, stat: FileStat) -> None:
+        """The storage answered this just now about a file that is not shown yet."""
+        self._heard[stat.file_id] = Heard(stat, trio.current_time())
+        if len(self._heard) > _MOST_HEARD:
+            self._heard.popitem(last=False)
+
+    def find_heard(self, file_id: FileId) -> Heard | None:
+        """What was heard of it within attr_timeout."""
+        heard = self._heard.get(file_id)
+        if heard is not None and heard.at + self._attr_timeout <= trio.current_time():
+            del self._heard[file_id]
+            return None
+        return heard
+
     def note_absent(self, file_ids: Iterable[FileId]) -> None:
         """The storage was just seen to have none of these: within attr_timeout nobody needs to ask again."""
         if len(self._absent) > _MOST_ABSENT:
@@ -129,8 +156,9 @@ class Knowledge:
         self._absent.update(dict.fromkeys(file_ids, until))
 
     def note_present(self, file_id: FileId) -> None:
-        """There is such a file, whatever was seen before."""
+        """There is such a file, and it knows more of itself, whatever was seen or heard before."""
         self._absent.pop(file_id, None)
+        self._heard.pop(file_id, None)
 
     def is_absent(self, file_id: FileId) -> bool:
         """Whether the storage was seen to have none of that id within attr_timeout."""

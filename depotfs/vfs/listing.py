@@ -37,6 +37,7 @@ class Listing:
         self._asking = self._stack.enter_context(volume.knowledge.asking())
         self._pages: RemoteListing | None = volume.remote.listing()
         self._page: Sequence[FileEntry] = ()
+        self._after: FileId | None = None
         self._seen = 0.0
         self._next_entry = 0
         own = [file for file in volume.directory if file.draft is not None or file.scratch is not None]
@@ -104,6 +105,7 @@ class Listing:
             page = await self._pages.next_page()
             if page is None:
                 self._pages = None
+                self._ahead.expect((), self._after)
                 return None
             self._page, self._next_entry, self._seen = self._completed(page), 0, seen
         return self._page[self._next_entry]
@@ -111,7 +113,9 @@ class Listing:
     def _completed(self, page: Sequence[FileEntry]) -> Sequence[FileEntry]:
         """The page, with what the catalog knows of entries that tell too little."""
         wanted = [(entry.file_id, entry.revision) for entry in page if entry.stat is None and entry.revision]
-        self._ahead.expect([entry.file_id for entry in page])
+        if page:
+            self._ahead.expect(page, self._after)
+            self._after = page[-1].file_id
         if not wanted:
             return page
         known = self._catalog.find_many(self.volume.remote.identity, wanted)
@@ -125,18 +129,13 @@ class Listing:
             return None  # it is listed by its scratch name
         if file is None and (moved := volume.directory.find_moved(file_id)) is not None and volume.agrees(moved, entry):
             return None
-        if file_id not in self._asking.changed and not self._is_doubtful(file_id):
+        if file_id not in self._asking.changed and not volume.is_doubtful(file_id):
             return volume.adopt_entry(entry, self._seen)
         if file is not None:
             return file
         # This mount changed it after the page was made, or what is there may be gone here: the entry is worth nothing.
         stat = await volume.knowledge.ask(file_id)
         return None if volume.hides(file_id, stat) or stat is None else volume.adopt(stat)
-
-    def _is_doubtful(self, file_id: FileId) -> bool:
-        directory = self.volume.directory
-        hidden = directory.find(file_id) is None and directory.find_moved(file_id) is not None
-        return hidden or bool(self.volume.leftovers.marks_of(file_id))
 
 
 def _name_of(file: File) -> bytes:

@@ -57,8 +57,8 @@ async def find(volume: Volume, raw: bytes) -> File | None:
 
 
 def _known(volume: Volume, name: Name) -> File | None:
-    files = (volume.directory.find(file_id) for file_id in name.ids)
-    return next((file for file in files if file is not None and volume.is_fresh(file)), None)
+    files = map(volume.find_known, name.ids)
+    return next((file for file in files if file is not None), None)
 
 
 def _may_be_made_blindly(volume: Volume, name: Name) -> bool:

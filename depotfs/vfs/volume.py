@@ -68,6 +68,24 @@ class Volume:
         """Whether what is known of the file may be told without asking."""
         return file.is_ours or (file.stat is not None and trio.current_time() < file.fresh_until)
 
+    def is_known(self, file_id: FileId) -> bool:
+        """Whether the attributes of what is stored under that id may be told without asking."""
+        file = self.directory.find(file_id)
+        return self.is_fresh(file) if file is not None else self.knowledge.find_heard(file_id) is not None
+
+    def find_known(self, file_id: FileId) -> File | None:
+        """The file under that id, if what is known of it may be told without asking."""
+        file = self.directory.find(file_id)
+        if file is not None:
+            return file if self.is_fresh(file) else None
+        heard = self.knowledge.find_heard(file_id)
+        return None if heard is None or self.is_doubtful(file_id) else self.adopt(heard.stat, heard.at)
+
+    def is_doubtful(self, file_id: FileId) -> bool:
+        """Whether what is stored under that id, where no file is shown, may be shown elsewhere, or gone here."""
+        hidden = self.directory.find(file_id) is None and self.directory.find_moved(file_id) is not None
+        return hidden or bool(self.leftovers.marks_of(file_id))
+
     def is_known_absent(self, file_id: FileId) -> bool:
         """Whether nothing is shown under that id, and the storage need not be asked, within attr_timeout."""
         moved = self.directory.find_moved(file_id)
@@ -92,11 +110,12 @@ class Volume:
 
     def adopt_entry(self, entry: FileEntry, seen: float) -> File:
         """As `adopt`, of what a listing told at trio time `seen`; what is known better already is kept."""
-        file = self.directory.find(entry.file_id)
-        if file is not None and self.is_fresh(file):
-            return file
+        known = self.find_known(entry.file_id)
+        if known is not None:
+            return known
         if entry.stat is not None:
             return self.adopt(entry.stat, seen)
+        file = self.directory.find(entry.file_id)
         if file is None:
             file = self.add(entry.file_id)
         if self.agrees(file, entry):
