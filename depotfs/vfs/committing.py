@@ -100,6 +100,8 @@ class Committer:
 
     async def verify(self, file: File) -> None:
         """What an earlier daemon left is what it promised; else it is held, and ContentDamaged raised."""
+        if file.draft is None or not file.draft.unverified:
+            return
         async with file.lock:
             draft = file.draft
             if draft is None or not draft.unverified:

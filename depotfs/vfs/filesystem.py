@@ -265,8 +265,7 @@ class DepotFilesystem:
             if file.leaving:
                 async with file.lock:  # until it is gone, or stays
                     pass
-            if file.draft is not None and file.draft.unverified:
-                await self.committer.verify(file)
+            await self.committer.verify(file)
             if not truncate:
                 await self._ahead[file.volume.name].load(file)
             await lookup.refresh(file)
