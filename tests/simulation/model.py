@@ -410,7 +410,8 @@ class Model:
                 file = names[place] = self.file(content)
                 file.kept = 0
                 file.durable = 0 if place in stored else None
-        self._pending = []
+        # What others did may be hidden still by what this mount has not stored.
+        self._pending = [mutation for mutation in self._pending if isinstance(mutation, Outside)]
         self._past = {place: set() for place in self.places}
         self._become([Known(names, {})])
 
@@ -433,10 +434,12 @@ class Model:
         made = names[place]
         if made is not None and content in made.states and self._has_twin(names, place, found, power=power):
             return True
+        if made is not None and self._is_back(made, found, power=power):
+            return any(content in file.states for file in made.replaced)  # as if the rename had never been
         if made is not None and (made.durable if power else made.kept) is not None:
             return False
-        if power and any(content in file.states for file in self._past[place]):
-            return True  # what removed it was not flushed
+        if (power or self._forgives_leftovers) and any(content in file.states for file in self._past[place]):
+            return True  # what removed it was not flushed, or not heard of
         if made is not None and any(content in file.states for file in made.replaced):
             return True
         moved = (file for scratch, file in names.items() if scratch in self.scratch and file is not None)
@@ -459,7 +462,16 @@ class Model:
     def _may_be_gone(self, file: File, place: Place, found: dict[Place, Sparse | None], *, power: bool) -> bool:
         if (file.durable if power else file.kept) is None:
             return True
-        back = [found[origin] for origin in file.origins] if place in self.scratch else []
+        return place in self.scratch and self._is_back(file, found, power=power)
+
+    @property
+    def _forgives_leftovers(self) -> bool:
+        return "leftovers" not in self.world.settings.checks and bool(self.world.errnos)
+
+    @staticmethod
+    def _is_back(file: File, found: dict[Place, Sparse | None], *, power: bool) -> bool:
+        """Whether a file that was renamed to a scratch name is where it was before."""
+        back = [found[origin] for origin in file.origins]
         return any(content is not None and file.may_be_left(content, power=power) for content in back)
 
     def describe(self) -> str:

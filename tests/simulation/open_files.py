@@ -161,7 +161,7 @@ class OpenFiles(Kernel):
             inode = self._entered(attr)
             inode.opens += 1
             self._name((directory.node_id, raw), inode, attr.entry_timeout)
-            if inode.file is not None or not self.model.may_have_happened(making):  # another one made it meanwhile
+            if inode.file is not None or attr.size or not self.model.may_have_happened(making):  # another one made it
                 self.model.did_not_happen(making)
                 self._identify(look, place, inode)
             else:
@@ -195,6 +195,7 @@ class OpenFiles(Kernel):
                 if file is not None and not file.read(seen, offset, length, data):
                     shown = f"{len(data)} bytes at {offset}: {data[:40]!r}"
                     self.world.violate(f"{file} was read as what it is not: {shown}\n{file.describe()}")
+                    return
             if len(data) < length:
                 return
             offset += length
