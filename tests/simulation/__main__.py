@@ -30,7 +30,7 @@ def main() -> int:
         if result.violation is None:
             continue
         failed += 1
-        _tell(plan.case(seed, features), result, arguments)
+        _tell(plan.case(seed, features, arguments.kind), result, arguments)
         if not arguments.go_on:
             break
     seconds = time.monotonic() - begun
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def _results(arguments: argparse.Namespace, features: frozenset[str], begun: float) -> Iterator[tuple[int, Result]]:
-    attempt = partial(_attempt, features=features)
+    attempt = partial(_attempt, features=features, kind=arguments.kind)
     seeds = range(arguments.begin, arguments.begin + arguments.seeds)
     if arguments.jobs == 1:
         yield from _in_time(map(attempt, seeds), arguments, begun)
@@ -55,8 +55,8 @@ def _in_time(
     return itertools.takewhile(lambda _: not arguments.minutes or time.monotonic() < end, results)
 
 
-def _attempt(seed: int, features: frozenset[str]) -> tuple[int, Result]:
-    return seed, run(plan.case(seed, features))
+def _attempt(seed: int, features: frozenset[str], kind: str) -> tuple[int, Result]:
+    return seed, run(plan.case(seed, features, kind))
 
 
 def _tell(case: plan.Case, result: Result, arguments: argparse.Namespace) -> None:
@@ -79,6 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=0.0, help="at most; 0: as long as it takes")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--without", default="", help=f"what to leave out: {','.join((*plan.FEATURES, *plan.CHECKS))}")
+    parser.add_argument("--kind", choices=plan.KINDS, default="", help="of storage; else each seed has its own")
     parser.add_argument("--settled", action="store_true", help=f"leave out {','.join(plan.UNSETTLED)}")
     parser.add_argument("--go-on", action="store_true", help="after a failure")
     parser.add_argument("--trace", action="store_true", help="print what happened in a seed that failed")

@@ -260,12 +260,15 @@ class Disk:
         file.changing(offset, offset + count)
         return int(self._real.pwrite(fd, memoryview(data).cast("B")[:count], offset))
 
-    def _os_copy_file_range(self, source: int, target: int, count: int, offset_src: int, offset_dst: int) -> int:
+    def _os_copy_file_range(
+        self, source: int, target: int, count: int, offset_src: int | None = None, offset_dst: int | None = None
+    ) -> int:
         self._file(source)
         file, path = self._file(target)
         if file is not None:
             count = self._admitted(path, count)
-            file.changing(offset_dst, offset_dst + count)
+            offset = os.lseek(target, 0, os.SEEK_CUR) if offset_dst is None else offset_dst
+            file.changing(offset, offset + count)
         return int(self._real.copy_file_range(source, target, count, offset_src, offset_dst))
 
     def _os_ftruncate(self, fd: int, size: int) -> None:

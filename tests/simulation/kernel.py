@@ -20,7 +20,7 @@ from depotfs.vfs.attr import Attr
 from depotfs.vfs.filesystem import DepotFilesystem
 from tests.simulation.inodes import Dentry, Directory, Inode, Refused, place_of, raw_name, stored_as
 from tests.simulation.model import File, Look, Model, Place
-from tests.simulation.storage import SimulatedStorage
+from tests.simulation.storage import Watched
 from tests.simulation.world import Dead, World
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class Kernel:
         world: World,
         model: Model,
         fs: DepotFilesystem,
-        storage: SimulatedStorage,
+        storage: Watched,
         roots: tuple[int, int],
         nursery: trio.Nursery,
     ) -> None:

@@ -37,6 +37,7 @@ class File:
         kept: the first of them that may be read after the daemon was killed, None: it may be gone.
         durable: the same after a loss of power.
         modified: seconds, as stat(2) has to show it; None: unknown.
+        been: the places where it was.
         origins: the places under which the storage may have it while it is seen under a scratch name.
         outside: somebody else made it.
         replaced: files that it took the place of, which may be back if nothing of it was promised.
@@ -52,6 +53,7 @@ class File:
         self.kept: int | None = None
         self.durable: int | None = None
         self.modified: int | None = None
+        self.been: set[Place] = set()
         self.origins: set[Place] = set()
         self.outside = outside
         self.replaced: set[File] = set()
@@ -226,8 +228,9 @@ class Outside(Mutation):
 class Moving(Mutation):
     """A rename. On its way there may be two files, the moved one at either place."""
 
-    def __init__(self, number: int, old: Place, new: Place, numbers: Iterator[int]) -> None:
+    def __init__(self, number: int, old: Place, new: Place, numbers: Iterator[int], *, to_scratch: bool) -> None:
         super().__init__(number, (old, new))
+        self.to_scratch = to_scratch
         self._numbers = numbers
         self._twins: dict[File, File] = {}
 
@@ -244,6 +247,9 @@ class Moving(Mutation):
         old, new = self.places
         file = names[old]
         if not stage and file is not None and old != new:
+            file.been.add(old)
+            if self.to_scratch:
+                file.origins.add(old)
             if (replaced := names[new]) is not None:
                 file.replaced |= {replaced, *replaced.replaced}
             yield {**names, new: self.twin(file)}, "copied"
@@ -421,6 +427,8 @@ class Model:
             content = found[place]
             if file is not None and content is not None and file.may_be_left(content, power=power):
                 continue
+            if file is not None and file.durable is None and power and self.world.settings.kind == "local":
+                continue  # nobody said that it would outlast that
             if content is not None and not self._may_be_back(names, place, content, found, power=power):
                 return f"{content} is at {place}"
             if content is None and file is not None and not self._may_be_gone(file, place, found, power=power):
@@ -462,16 +470,16 @@ class Model:
     def _may_be_gone(self, file: File, place: Place, found: dict[Place, Sparse | None], *, power: bool) -> bool:
         if (file.durable if power else file.kept) is None:
             return True
-        return place in self.scratch and self._is_back(file, found, power=power)
+        return (place in self.scratch or power) and self._is_back(file, found, power=power)
 
     @property
     def _forgives_leftovers(self) -> bool:
         return "leftovers" not in self.world.settings.checks and bool(self.world.errnos)
 
-    @staticmethod
-    def _is_back(file: File, found: dict[Place, Sparse | None], *, power: bool) -> bool:
-        """Whether a file that was renamed to a scratch name is where it was before."""
-        back = [found[origin] for origin in file.origins]
+    def _is_back(self, file: File, found: dict[Place, Sparse | None], *, power: bool) -> bool:
+        """Whether a file whose last rename is not stored, or not flushed, is where it was before."""
+        local = self.world.settings.kind == "local"
+        back = [found[place] for place in (file.been if power and local else file.origins)]
         return any(content is not None and file.may_be_left(content, power=power) for content in back)
 
     def describe(self) -> str:

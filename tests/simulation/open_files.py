@@ -271,13 +271,15 @@ class OpenFiles(Kernel):
         options = self.world.settings
         places = self.model.places_of(file)
         scratch = any(place in self.model.scratch for place in places)
-        file.acknowledge(first, durable=durable or (bool(places) and not scratch))
+        # What a local storage has taken may not be flushed, what is promised in the background is.
+        flushed = options.kind != "local" or (options.background and what == "close")
+        file.acknowledge(first, durable=durable or (flushed and bool(places) and not scratch))
         if scratch or not places or (options.background and not stored):
             return
         (place,) = places
-        record = self.storage.files.get(stored_as(place))
-        if (record is None or record.content not in file.states[first:]) and errno.ESTALE not in self.world.errnos:
-            has = "nothing" if record is None else record.content
+        content = self.storage.stored(stored_as(place))
+        if (content is None or content not in file.states[first:]) and errno.ESTALE not in self.world.errnos:
+            has = "nothing" if content is None else content
             self.world.violate(f"{what} of {place} returned, the storage has {has}\n{file.describe()}")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-KINDS: Final = ("memory", "far", "plain")
+KINDS: Final = ("memory", "far", "plain", "local")
 PLAIN: Final = ("a.txt", "b.txt", "c.txt")
 SCRATCH: Final = (".s", "a.txt~", ".t")
 IDS: Final = ("0f5cbb5a-2b4b-4f5e-9d8c-27d7a6c1a001", "0f5cbb5a2b4b4f5e9d8c27d7")
@@ -129,19 +129,20 @@ class Case:
         return cls(Settings(**settings), operations, frozenset(fields["suppressed"]))
 
 
-def case(seed: int, features: Iterable[str] = (*FEATURES, *CHECKS)) -> Case:
+def case(seed: int, features: Iterable[str] = (*FEATURES, *CHECKS), kind: str = "") -> Case:
     """The case of a seed, of these features at most: each seed has some of them (swarm testing).
 
-    A feature that is left out changes nothing else in the case.
+    A feature that is left out changes nothing else in the case, nor does another kind of storage.
     """
     features = set(features)
     chosen = _chosen(seed, features)
     chance = random.Random(f"{seed}/settings")
     delay = chance.choice((0.0, 0.02, 0.5, 3.0))
+    drawn = chance.choice(KINDS)
     rates = {kind: most * chance.random() for kind, most in CALLS.items()}
     settings = Settings(
         seed,
-        kind=chance.choice(KINDS),
+        kind=kind or drawn,
         background="background" in chosen,
         attr_timeout=chance.choice((0.0, 1.0, 1.0)),
         scratch_delay=chance.choice((300.0, 300.0, 5.0)),

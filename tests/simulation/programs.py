@@ -135,19 +135,19 @@ class Program:
             for file in model.at(place):
                 if file is not None:
                     file.modified = None
-            storage.outside_touch(file_id, operation.number)
+            storage.touch_outside(file_id, operation.number)
         elif act == "remove":
-            if file_id in storage.files:
+            if storage.stored(file_id) is not None:
                 self._unsettled(Outside(next(model.numbers), place, None))
-            storage.outside_remove(file_id)
+            storage.remove_outside(file_id)
         else:
             content = of_bytes(pattern(operation.number, min(size, 300)))
             content = content if size <= 300 else Sparse(size, content.extents)
             file = model.file(content, outside=True)
-            file.acknowledge(0, durable=True)
+            file.acknowledge(0, durable=self.world.settings.kind != "local")
             self._unsettled(Outside(next(model.numbers), place, file))
             metadata = FileMetadata("outside", "text/plain", operation.number)
-            storage.keep(FileId(file_id), content, metadata, outside=True)
+            storage.put_outside(FileId(file_id), content, metadata)
 
     def _unsettled(self, mutation: Mutation) -> None:
         mutation.late = mutation.goes_on = True  # it may be hidden by what this mount has not stored yet

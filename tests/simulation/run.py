@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import tempfile
 import traceback
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +18,7 @@ from typing import Final
 import trio
 
 from depotfs.catalog import Catalog
-from depotfs.errors import FileNotStored, SpoolDamaged, Stale
+from depotfs.errors import ContentDamaged, FileNotStored, InvalidMetadata, SpoolDamaged, Stale
 from depotfs.spool import SpoolFile, State
 from depotfs.vfs.nodes import ROOT
 from depotfs.vfs.options import VolumeOptions
@@ -40,6 +41,7 @@ _QUICK: Final = 60.0
 """Seconds within which what an earlier daemon left is stored, but for scratch files, where nothing fails."""
 _STARTS: Final = 20
 """How often a mount may fail to start, one after the other, where a disk is broken now and then."""
+_DRAWN: Final = re.compile("[0-9a-f]{8,}")
 _DISK_ERRORS: Final = (
     ("no room", errno.ENOSPC, ("open", "write", "mkdir")),
     ("bad disk", errno.EIO, ("open", "write", "ftruncate", "fsync", "mkdir", "unlink", "rename")),
@@ -68,14 +70,15 @@ class Run:
         self.world = World(case.settings, case.suppressed, str(directory))
         self.directory = directory
         self.disk = Disk(str(directory / "disk"))
-        self.storage = storages.make(self.world)
+        Path(self.disk.root, "files").mkdir(parents=True)
+        self.storage = storages.make(self.world, self.disk.root)
         places = list(dict.fromkeys(place_of(name) for name in case.settings.names))
         self.model = Model(self.world, places, [place for place in places if place in SCRATCH])
         self.catalog = Catalog(str(directory / "catalog"))
         programs = sorted({operation.program for operation in case.operations})
         self._todo = {p: [o for o in case.operations if o.program == p] for p in programs}
         self._scope: trio.CancelScope | None = None
-        self._survivor: storages.SimulatedStorage | None = None
+        self._survivor: storages.Watched | None = None
         self._mounts = 0
         self._power = False
         self._powers = 0
@@ -247,12 +250,27 @@ class Run:
         found = await self._found_all(tree)
         self.model.compare(found, power=self._power)
         self.world.calm, self.world.weather = calm, weather
-        self.model.recover(found, {p for p in found if found[p] is not None and found[p] == self._record(p)})
+        self.model.recover(found, {place for place in found if self._is_durable(place, found[place])})
         self._power = False
         self._check()
 
+    def _is_durable(self, place: Place, content: Sparse | None) -> bool:
+        """Whether that outlasts a loss of power: where power was lost already, or in another machine's storage."""
+        far = self.case.settings.kind != "local"
+        return content is not None and (far or self._power) and content == self._record(place)
+
     async def _found_all(self, tree: Tree) -> dict[Place, Sparse | None]:
-        return {place: await self._found(tree, place) for place in self.model.places}
+        return {place: await self._found_or_damaged(tree, place) for place in self.model.places}
+
+    async def _found_or_damaged(self, tree: Tree, place: Place) -> Sparse | None:
+        """What the mount shows; what a loss of power damaged is removed, if it was not to outlast that."""
+        try:
+            return await self._found(tree, place)
+        except (InvalidMetadata, ContentDamaged):
+            if not self._power or self.case.settings.kind != "local":
+                raise
+            await tree.fs.unlink(tree.directory, raw_name(place), 0)
+            return None
 
     async def _found(self, tree: Tree, place: Place) -> Sparse | None:
         """What the mount shows at a place; asked once more where it changes meanwhile, or has to be found out."""
@@ -282,8 +300,7 @@ class Run:
         return of_joined(content)
 
     def _record(self, place: Place) -> Sparse | None:
-        record = self.storage.files.get(stored_as(place))
-        return None if record is None else record.content
+        return self.storage.stored(stored_as(place))
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -306,7 +323,9 @@ class Run:
         """Whether a person has to decide about it: it was never closed, or lost a race."""
         if file.number in self._unclosed:
             return file.state is State.OPEN
-        return file.state is State.HELD and (self._powers > 0 or errno.ESTALE in self.world.errnos)
+        if errno.ESTALE in self.world.errnos:
+            return file.state is not State.SEALED
+        return file.state is State.HELD and self._powers > 0
 
     async def _last_mount(self) -> None:
         """What was shown before the last unmount is stored, and shown by the next mount."""
@@ -314,7 +333,7 @@ class Run:
         for place in self.model.places:
             self._check_stored(place)
         known = {stored_as(place) for place in self.model.places}
-        if extra := set(self.storage.files) - known:
+        if extra := self.storage.stored_ids() - known:
             self.world.violate(f"the storage has {extra}")
         self._check()
         async with self._mounted() as tree:
@@ -345,7 +364,7 @@ class Run:
             return
         self.world.land_some()
         self.world.dead = True
-        self._survivor = self.storage.copied()
+        self._survivor = self.storage.surviving()
         if "power" in self.case.settings.ends and self.world.draw(f"power/{self._mounts}") < 0.5:
             self._power = True
             self.world.say("the power is lost")
@@ -415,7 +434,8 @@ def _told(error: BaseException) -> str:
 def _directory_of(path: str) -> str:
     """What a path on the disk is for: names of files are drawn, so they tell nothing."""
     name = os.path.basename(path)
-    return name if name in ("journal", "lock", "journal.new") else os.path.basename(os.path.dirname(path))
+    place = name if name in ("journal", "lock", "journal.new") else os.path.basename(os.path.dirname(path))
+    return _DRAWN.sub("", place)
 
 
 @contextmanager

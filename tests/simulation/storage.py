@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -20,8 +22,9 @@ from depotfs.errors import (
     StorageUnavailable,
     VersionChanged,
 )
-from depotfs.io.content import CHUNK, Content, FileContent
+from depotfs.io.content import CHUNK, BytesContent, Content, FileContent
 from depotfs.io.interfaces import PAGE
+from depotfs.io.local import LocalFileStorage
 from depotfs.io.native import NativeStorage
 from depotfs.io.reader import ContentReader
 from depotfs.types import ABSENT, ANY, PRESENT, Expected, FileEntry, FileId, FileMetadata, FileStat
@@ -54,37 +57,62 @@ class Record:
     stat: FileStat
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What a change of the storage left under an id; `content` is None where it was removed."""
+class Watched(NativeStorage):
+    """A storage of which the simulation knows what it has, and that others may change.
 
-    file_id: FileId
-    content: Sparse | None
-    outside: bool
+    Attributes:
+        world: what happens to it.
+    """
+
+    world: World
+
+    @abstractmethod
+    def stored(self, file_id: FileId) -> Sparse | None:
+        """What is stored under that id, None for nothing."""
+
+    @abstractmethod
+    def stored_ids(self) -> set[FileId]:
+        """All ids under which something is stored."""
+
+    @abstractmethod
+    def surviving(self) -> Watched:
+        """The storage as the next daemon finds it, when this one dies now."""
+
+    @abstractmethod
+    def put_outside(self, file_id: FileId, content: Sparse, metadata: FileMetadata) -> None:
+        """Somebody else stores that, whatever was there."""
+
+    @abstractmethod
+    def remove_outside(self, file_id: FileId) -> None:
+        """Somebody else removes the file."""
+
+    @abstractmethod
+    def touch_outside(self, file_id: FileId, modified: int) -> None:
+        """Somebody else sets its time."""
 
 
-class SimulatedStorage(NativeStorage):
+class SimulatedStorage(Watched):
     """Sparse contents in memory.
 
     Attributes:
         files: what is stored.
-        changes: every change of a content so far, in order.
-        number: of daemons that died.
     """
 
     def __init__(self, world: World, files: dict[FileId, Record] | None = None) -> None:
         self.world = world
         self.files: dict[FileId, Record] = dict(files or {})
-        self.changes: list[Change] = []
-        self.number = 0
         self._number = 0
 
-    def copied(self) -> SimulatedStorage:
-        """One like this as it is now, whatever becomes of this one."""
+    def stored(self, file_id: FileId) -> Sparse | None:
+        record = self.files.get(file_id)
+        return None if record is None else record.content
+
+    def stored_ids(self) -> set[FileId]:
+        return set(self.files)
+
+    def surviving(self) -> SimulatedStorage:
         other = type(self)(self.world, self.files)
-        other.changes = list(self.changes)
         other._number = self._number
-        other.number = self.number + 1
         return other
 
     def identity(self) -> str:
@@ -160,7 +188,7 @@ class SimulatedStorage(NativeStorage):
         call = self._meet("put", file_id, _CHANGES)
         stored = self._content_of(content)
         self._check(file_id, expect)
-        stat = self.keep(file_id, stored, metadata, commit)
+        stat = self._keep(file_id, stored, metadata, commit)
         self.world.say(f"storage: put {file_id[:8]} {stored}")
         return self._reply(call, expect, stat)
 
@@ -179,7 +207,7 @@ class SimulatedStorage(NativeStorage):
         if record.stat.version != source.version:
             raise VersionChanged(f"{source.file_id} was replaced")
         self._check(target, expect)
-        stat = self.keep(target, record.content, metadata, commit)
+        stat = self._keep(target, record.content, metadata, commit)
         self.world.say(f"storage: copy {source.file_id[:8]} to {target[:8]} {record.content}")
         return self._reply(call, expect, stat)
 
@@ -193,9 +221,8 @@ class SimulatedStorage(NativeStorage):
         if record.stat.version != source.version:
             raise VersionChanged(f"{source.file_id} was replaced")
         self._check(target, expect)
-        stat = self.keep(target, record.content, metadata, commit)
+        stat = self._keep(target, record.content, metadata, commit)
         self.files.pop(source.file_id)
-        self.changes.append(Change(source.file_id, None, outside=False))
         self.world.say(f"storage: move {source.file_id[:8]} to {target[:8]} {record.content}")
         return self._reply(call, expect, stat)
 
@@ -225,7 +252,6 @@ class SimulatedStorage(NativeStorage):
         if file_id in self.files:
             self._check(file_id, expect)
             del self.files[file_id]
-            self.changes.append(Change(file_id, None, outside=False))
             self.world.say(f"storage: remove {file_id[:8]}")
         self._reply(call, ANY, None)
 
@@ -256,27 +282,24 @@ class SimulatedStorage(NativeStorage):
         elif record is None or record.stat.version != expect:
             raise VersionChanged(f"{file_id} was replaced or deleted")
 
-    def keep(
-        self, file_id: FileId, content: Sparse, metadata: FileMetadata, commit: str = "", *, outside: bool = False
-    ) -> FileStat:
+    def _keep(self, file_id: FileId, content: Sparse, metadata: FileMetadata, commit: str = "") -> FileStat:
         """The content is stored, whatever was there."""
         version = self._next("v")
         if self.world.settings.same_version:
             version = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
         stat = FileStat(file_id, content.size, version, self._next("r"), metadata, self._now(), commit)
         self.files[file_id] = Record(content, stat)
-        self.changes.append(Change(file_id, content, outside))
         return stat
 
     # --- another writer ----------------------------------------------------------------------------------------------
 
-    def outside_remove(self, file_id: FileId) -> None:
-        """Somebody else removes the file."""
-        if self.files.pop(file_id, None) is not None:
-            self.changes.append(Change(file_id, None, outside=True))
+    def put_outside(self, file_id: FileId, content: Sparse, metadata: FileMetadata) -> None:
+        self._keep(file_id, content, metadata)
 
-    def outside_touch(self, file_id: FileId, modified: int) -> None:
-        """Somebody else sets its time."""
+    def remove_outside(self, file_id: FileId) -> None:
+        self.files.pop(file_id, None)
+
+    def touch_outside(self, file_id: FileId, modified: int) -> None:
         record = self.files.get(file_id)
         if record is not None:
             metadata = record.stat.metadata.changed(None, None, modified)
@@ -325,6 +348,45 @@ class Plain(SimulatedStorage):
         return FileEntry(stat.file_id, stat.size, stat.revision, stat.changed_ns)
 
 
-def make(world: World) -> SimulatedStorage:
-    """An empty storage of the kind that the settings want."""
-    return {"memory": Memory, "far": Far, "plain": Plain}[world.settings.kind](world)
+class Local(LocalFileStorage, Watched):
+    """The real storage in a directory of the simulated disk."""
+
+    def __init__(self, world: World, path: str) -> None:
+        super().__init__(path)
+        self.world = world
+        self._path = path
+
+    def stored(self, file_id: FileId) -> Sparse | None:
+        try:
+            with closing(self.open_content(file_id)) as reader:
+                fd = reader.fileno()
+                assert fd is not None
+                return of_file(fd, reader.stat.size)
+        except FileNotStored:
+            return None
+
+    def stored_ids(self) -> set[FileId]:
+        return {FileId(file_id) for file_id in self.list()}
+
+    def surviving(self) -> Local:
+        return Local(self.world, self._path)
+
+    def put_outside(self, file_id: FileId, content: Sparse, metadata: FileMetadata) -> None:
+        with self.world.undisturbed():
+            self.put(BytesContent(content.read(0, content.size)), metadata, file_id=file_id)
+
+    def remove_outside(self, file_id: FileId) -> None:
+        with self.world.undisturbed():
+            self.remove(file_id)
+
+    def touch_outside(self, file_id: FileId, modified: int) -> None:
+        with self.world.undisturbed(), suppress(FileNotStored):
+            self.update(self.stat(file_id), modified=modified)
+
+
+def make(world: World, disk: str) -> Watched:
+    """An empty storage of the kind that the settings want; a local one is in that directory."""
+    kind = world.settings.kind
+    if kind == "local":
+        return Local(world, f"{disk}/files")
+    return {"memory": Memory, "far": Far, "plain": Plain}[kind](world)

@@ -74,7 +74,9 @@ class SystemCalls(OpenFiles):
     async def _rename(
         self, directory: Directory, name: str, to: str, source: Inode, target: Inode | None, *, noreplace: bool
     ) -> None:
-        moving = Moving(next(self.model.numbers), place_of(name), place_of(to), self.model.numbers)
+        scratch = place_of(to) in self.model.scratch
+        numbers = self.model.numbers
+        moving = Moving(next(numbers), place_of(name), place_of(to), numbers, to_scratch=scratch)
         first = min(source.file.live) if source.file else 0
         async with self._locked(source, target):
             with self._mutating(moving, errno.EEXIST, errno.ENOENT, errno.ESTALE):
