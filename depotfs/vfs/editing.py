@@ -43,6 +43,7 @@ class Editing:
         """The file has that size, and if `commit`, the storage has it too, as a close would see to. TooLarge, Stale."""
         file.volume.check_size(size)
         if file.live:
+            await self._committer.verify(file)
             await lookup.refresh(file)
         elif file.life is Life.CHANGED_ELSEWHERE or not file.handles:
             raise Stale(f"{file.volume.name}/{file.file_id} was {file.life.value}")

@@ -46,6 +46,7 @@ class Renaming:
             if source is None:
                 raise FileNotStored(f"{volume.name}/{old!r} does not exist")
             with volume.pinned(source):
+                await self._committer.verify(source)
                 return source, await self._rename(source, new, replace=replace)
 
     async def _rename(self, source: File, new: bytes, *, replace: bool) -> File | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -424,6 +425,35 @@ def test_what_an_earlier_daemon_left_is_stored_only_if_it_is_what_was_promised(t
     storage.failures.clear()
     on_tree(check, tmp_path, background=True, storage=storage)
     assert (content(storage, "a.txt"), content(storage, "b.txt")) == (None, b"promised")
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("way", ["rename", "cut"])
+def test_what_was_damaged_since_an_earlier_daemon_promised_it_goes_nowhere(
+    tmp_path: Path, way: str, background: bool
+) -> None:
+    storage = Faulty()
+    put(storage, "a.txt", b"old")
+
+    async def crash(tree: Tree, storage: Faulty) -> None:
+        await tree.write_file(".x", b"promised")
+        os.pwrite(tree.spool.files()[0].fd, b"garbled!", 0)
+        raise Crash
+
+    async def check(tree: Tree, storage: Faulty) -> None:
+        attr = await tree.lookup(".x")
+        renamed = partial(rename, tree, ".x", "a.txt")
+        cut = partial(tree.fs.setattr, attr.node_id, size=4, mtime_ns=None, fh=None)
+        with pytest.raises(ContentDamaged):
+            await (renamed if way == "rename" else cut)()
+        tree.fs.forget(attr.node_id, 1)
+        assert await tree.read_file("a.txt") == b"old"
+        assert [file.state for file in tree.spool.files()] == [State.HELD]
+
+    with pytest.raises(ExceptionGroup):
+        on_tree(crash, tmp_path, background=background, storage=storage)
+    on_tree(check, tmp_path, background=background, storage=storage)
+    assert (content(storage, "a.txt"), content(storage, ".x")) == (b"old", None)
 
 
 # --- large files ----------------------------------------------------------------------------------------------------
