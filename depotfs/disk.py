@@ -75,6 +75,15 @@ def data_ranges(fd: int, size: int) -> list[tuple[int, int]]:
     return ranges
 
 
+def open_directory(path: str, *, within: int = HERE) -> int:
+    """A descriptor of that very directory. NotADirectoryError for anything else, a symbolic link to one included.
+
+    Args:
+        within: descriptor of the directory that a relative path begins in.
+    """
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
+
+
 def _renameat2(source: str, target: str, flags: int, source_in: int, target_in: int) -> None:
     if _libc.renameat2(source_in, os.fsencode(source), target_in, os.fsencode(target), flags):
         code = ctypes.get_errno()

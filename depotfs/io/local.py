@@ -25,7 +25,6 @@ from depotfs.io.localplace import (
     link_content,
     look,
     new_content,
-    open_directory,
     sync_whole,
     version_in,
 )
@@ -182,7 +181,7 @@ class LocalFileStorage(NativeStorage):
         place = self._place(file_id)
         while True:
             try:
-                return open_directory(place)
+                return disk.open_directory(place)
             except NotADirectoryError:
                 if os.path.islink(place):
                     raise self._damaged(file_id, "a symbolic link is in its place") from None

@@ -26,18 +26,12 @@ from depotfs.io.localformat import (
 )
 from depotfs.types import FileId, FileMetadata, FileStat
 
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # opening a FIFO must not wait for its writer
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_FILE: Final = (errno.ELOOP, errno.ENXIO)
 """How open(2) says that a name is a symbolic link, or a socket."""
 _LARGEST_METADATA: Final = 1 << 20
 """Bytes; a filename has some hundred."""
-
-
-def open_directory(path: str, *, within: int = disk.HERE) -> int:
-    """A descriptor of that very directory. NotADirectoryError for anything else, a symbolic link to one included."""
-    return os.open(path, _DIRECTORY, dir_fd=within)
 
 
 def is_at(path: str, directory: int) -> bool:
@@ -137,12 +131,19 @@ def link_content(source: int, target: int) -> os.stat_result | None:
 
 
 def describe(directory: int, metadata: FileMetadata, size: int) -> int:
-    """Writes a new `metadata.json` into the directory; a descriptor of it, the caller's to close."""
+    """Writes a new `metadata.json` into the directory; a descriptor of it, the caller's to close.
+
+    Raises:
+        InvalidMetadata: it would be larger than what is read again.
+    """
+    encoded = encode_metadata(metadata, size)
+    if len(encoded) > _LARGEST_METADATA:
+        raise InvalidMetadata(f"The filename and content type are too long to be stored: {len(encoded)} bytes")
     with suppress(FileNotFoundError):
         os.unlink(METADATA, dir_fd=directory)
     fd = os.open(METADATA, _NEW, 0o666, dir_fd=directory)
     try:
-        write_all(fd, encode_metadata(metadata, size))
+        write_all(fd, encoded)
     except BaseException:
         os.close(fd)
         with suppress(OSError):  # the directory is as it was: it may be one that is tried again
@@ -175,7 +176,7 @@ def discard(name: str, *, within: int = disk.HERE) -> None:
 
 def _remove_file(name: str, within: int) -> None:
     try:
-        directory = open_directory(name, within=within)
+        directory = disk.open_directory(name, within=within)
     except FileNotFoundError:
         return  # it got its place
     try:

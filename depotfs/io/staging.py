@@ -1,6 +1,6 @@
 """The staging directory of a local storage: where a file's directory is built before it gets its place.
 
-Where it is tells `depotfs.io.stagingplace`; it is there only while somebody needs it. In it:
+`depotfs.io.stagingplace` says where it is. It exists only while somebody needs it. In it:
 
 * `build-<random>`: being built, or taken out to be deleted. Its builder holds a flock on it; one that nobody
   locks was left by a process that died, and is swept by the next that stages.
@@ -21,7 +21,7 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from typing import Final
 
 from depotfs import disk
-from depotfs.io.localplace import discard, open_directory
+from depotfs.io.localplace import discard
 from depotfs.io.locks import Lock
 from depotfs.io.stagingplace import Places
 
@@ -98,7 +98,7 @@ class Staging:
     @contextmanager
     def staged(self, path: str) -> Iterator[Entry | None]:
         """The directory of that path as an entry here, None if it is not in a staging directory of this storage."""
-        entry = self._find(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        entry = self._find(*os.path.split(path))
         if entry is None:
             yield None
             return
@@ -109,7 +109,7 @@ class Staging:
     def _find(self, around: str, name: str) -> Entry | None:
         with self._places.existing() as existing:
             for path, within in existing:
-                if os.path.realpath(path) == around:
+                if path == around or os.path.realpath(path) == os.path.realpath(around):
                     return _opened(path, within, name)
         return None
 
@@ -218,7 +218,7 @@ def _new(path: str, within: int) -> Entry:
     """A new directory there, locked. FileNotFoundError: the staging directory, or this one, was removed by others."""
     name = _free_name()
     os.mkdir(name, dir_fd=within)
-    directory = open_directory(name, within=within)
+    directory = disk.open_directory(name, within=within)
     try:
         _lock(directory, fcntl.LOCK_EX)
         os.stat(name, dir_fd=within, follow_symlinks=False)  # or it was swept between mkdir and flock
@@ -231,7 +231,7 @@ def _new(path: str, within: int) -> Entry:
 def _opened(path: str, within: int, name: str) -> Entry | None:
     """The directory of that name; None: there is none, or it cannot be used."""
     try:
-        directory = open_directory(name, within=within)
+        directory = disk.open_directory(name, within=within)
     except OSError:
         return None
     try:
@@ -279,7 +279,7 @@ def _is_directory(path: str) -> bool:
 
 def _sweep(within: int, name: str) -> None:
     try:
-        directory = open_directory(name, within=within)
+        directory = disk.open_directory(name, within=within)
     except NotADirectoryError:
         discard(name, within=within)  # taken out of the storage, where it was none of its files
         return

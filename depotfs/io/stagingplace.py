@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 
-from depotfs.io.localplace import open_directory
+from depotfs import disk
 
 T = TypeVar("T")
 
@@ -114,7 +114,7 @@ class Places:
 
     def _open(self, path: str, *, beside: bool) -> int:
         try:
-            fd = open_directory(path)
+            fd = disk.open_directory(path)
         except NotADirectoryError:
             self._warn(path, "it is no directory")
             raise

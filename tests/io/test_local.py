@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat as modes
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -263,6 +264,23 @@ class TestErrors:
             assert storage.list() == []
 
         assert in_child(work) == 0
+
+
+def test_metadata_that_would_not_be_read_again_are_refused(storage: LocalFileStorage) -> None:
+    stat = put(storage, b"x", FILE)
+    longest = FileMetadata("x" * 1_000_000, "a/b", 1)
+    assert storage.stat(put(storage, b"x", OTHER, metadata=longest).file_id).metadata == longest
+    too_long = FileMetadata("\N{GRINNING FACE}" * 100_000, "a/b", 1)
+    calls: list[Callable[[], object]] = [
+        lambda: put(storage, b"new", FILE, metadata=too_long),
+        lambda: storage.update(stat, filename=too_long.filename),
+        lambda: storage.move(stat, new_uuid(), too_long),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidMetadata, match="too long"):
+            call()
+    assert sorted(storage.list()) == sorted([FILE, OTHER])
+    assert (content_of(storage, stat), storage.stat(FILE).metadata) == (b"x", METADATA)
 
 
 class TestMoves:
