@@ -142,7 +142,7 @@ def test_every_step_fails(directory: Path, case: str, durable: bool, exchange: b
     for number, scene in _scenes(directory, case, durable):
         steps = Steps(number, _fail)
         failed = False
-        descriptors = os.listdir("/proc/self/fd")
+        descriptors = set(os.listdir("/proc/self/fd"))
         with pytest.MonkeyPatch.context() as patch:
             if not exchange:
                 without_exchange(patch)
@@ -152,7 +152,7 @@ def test_every_step_fails(directory: Path, case: str, durable: bool, exchange: b
             except (DepotError, OSError):
                 failed = True
         scene.storage.close()
-        assert os.listdir("/proc/self/fd") == descriptors
+        assert set(os.listdir("/proc/self/fd")) <= descriptors  # those of other tests may be closed meanwhile
         # A durable write that is in its place and cannot be flushed has failed, and is there.
         scene.check([scene.after] if not failed else [scene.before, scene.after] if durable else [scene.before])
         if steps.reached is None:

@@ -54,22 +54,24 @@ class BothStorages(RuleBasedStateMachine):
         else:
             assert outcomes[0] == outcomes[1]
 
-    def expectation(self, chosen: Expected | int, number: int) -> Expected:
+    def expectation(self, file_id: FileId, chosen: Expected | int, number: int) -> Expected:
+        """A number is one of the last versions of that file: what a version of another one means is left open."""
         if not isinstance(chosen, int):
             return chosen
-        return self.seen[-chosen][number].version if chosen <= len(self.seen) else "never seen"
+        seen = [stats[number].version for stats in self.seen if stats[number].file_id == file_id]
+        return seen[-chosen] if chosen <= len(seen) else "never seen"
 
     @rule(file_id=FILES, data=DATA, metadata=METADATA, expect=EXPECTATIONS)
     def put(self, file_id: FileId, data: bytes, metadata: FileMetadata, expect: Expected | int) -> None:
         self.both(
             lambda storage, number: storage.put(
-                BytesContent(data), metadata, file_id=file_id, expect=self.expectation(expect, number)
+                BytesContent(data), metadata, file_id=file_id, expect=self.expectation(file_id, expect, number)
             )
         )
 
     @rule(file_id=FILES, expect=EXPECTATIONS.filter(lambda expect: expect not in (ABSENT, PRESENT)))
     def remove(self, file_id: FileId, expect: Expected | int) -> None:
-        self.both(lambda storage, number: storage.remove(file_id, expect=self.expectation(expect, number)))
+        self.both(lambda storage, number: storage.remove(file_id, expect=self.expectation(file_id, expect, number)))
 
     @rule(which=RECENT, name=NAMES | st.none(), kind=NAMES | st.none(), modified=st.integers(0, 9) | st.none())
     def update(self, which: int, name: str | None, kind: str | None, modified: int | None) -> None:
@@ -88,7 +90,7 @@ class BothStorages(RuleBasedStateMachine):
             stats = self.seen[-which]
             self.both(
                 lambda storage, number: storage.copy(
-                    stats[number], file_id, metadata, expect=self.expectation(expect, number)
+                    stats[number], file_id, metadata, expect=self.expectation(file_id, expect, number)
                 )
             )
 
@@ -98,7 +100,7 @@ class BothStorages(RuleBasedStateMachine):
             stats = self.seen[-which]
             self.both(
                 lambda storage, number: storage.move(
-                    stats[number], file_id, metadata, expect=self.expectation(expect, number)
+                    stats[number], file_id, metadata, expect=self.expectation(file_id, expect, number)
                 )
             )
 
