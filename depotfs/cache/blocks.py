@@ -75,7 +75,7 @@ class BlockCache:
         No checkpoint if they are here. Cancelling a reader ends no fetch.
 
         Raises:
-            ContentDamaged: a fetch brought fewer or more bytes than were asked for.
+            ContentDamaged: a fetch brought fewer or more bytes than it was asked for.
             Exception: whatever `source.fetch` raised; nothing is kept of it, the next read asks again.
         """
         end = min(offset + size, source.size)
@@ -99,12 +99,10 @@ class BlockCache:
         """That whole content, fetched elsewhere, is here, if nothing of it was and there is room beside read-ahead."""
         if self._store.runs(key) or not self._store.has_room_ahead(len(content)):
             return
-        run = Request(Source(key, len(content), _never), 0, len(content), ahead=False).pending.popleft()
-        self._store.begin(run)
-        run.data = memoryview(content)
-        self._fetched += run.size
-        self._store.arrived(run)
-        run.settled.set()
+        request = Request(Source(key, len(content), _never), 0, len(content), ahead=False)
+        for run in request.pending:
+            self._store.begin(run)
+        self._arrive(request, content)
 
     def release(self, source: Source) -> None:
         """Its reader is gone: read-ahead that nobody waits for ends; blocks stay, unread ones go first."""
@@ -190,7 +188,7 @@ class BlockCache:
             with request.scope:
                 await source.fetch(request.offset, request.end - request.offset, partial(self._arrive, request))
                 if request.pending:
-                    request.damage = request.damage or _damaged(request.pending[0], 0)
+                    request.damage = request.damage or _cut_off(request)
             error = request.damage
         except Exception as raised:
             error = raised
@@ -204,18 +202,13 @@ class BlockCache:
             self._read_ahead(source)
 
     def _arrive(self, request: Request, data: bytes | memoryview) -> None:
-        """One more run of the request is here, unless something was wrong before."""
+        """More of the request's bytes are here, unless something was wrong before."""
         if request.damage is not None or not request.pending:
             return  # a thread that was given up may still bring something
-        run = request.pending[0]
-        if len(data) != run.size:
-            request.damage = _damaged(run, len(data))
-            return
-        request.pending.popleft()
-        run.data = memoryview(data)
-        self._fetched += run.size
-        self._store.arrived(run)
-        run.settled.set()
+        for run in request.fill(data):
+            self._fetched += run.size
+            self._store.arrived(run)
+            run.settled.set()
 
     def _fail(self, request: Request, error: Exception | None) -> None:
         """What has not arrived will not come."""
@@ -273,8 +266,9 @@ class BlockCache:
             self._store.leave(run)
 
 
-def _damaged(run: Run, size: int) -> ContentDamaged:
-    return ContentDamaged(f"{size} bytes arrived where {run.size} were asked for, at {run.offset} of {run.source.key}")
+def _cut_off(request: Request) -> ContentDamaged:
+    at = request.pending[0].offset + request.pending[0].arrived
+    return ContentDamaged(f"the bytes from {at} to {request.end} of {request.source.key} did not arrive")
 
 
 async def _never(offset: int, length: int, arrived: Arrived) -> None:

@@ -17,14 +17,14 @@ OVERHEAD: Final = 3 << 10
 
 
 class Request:
-    """One request to a source, which brings one run after another.
+    """One request to a source, which brings its bytes in order, in pieces of any size: they fill one run after another.
 
     Attributes:
         source: whose `fetch` brings them.
         offset, end: of all of it.
         ahead: no reader had asked for it when it was begun.
         pending: the runs that are not settled, in order: the others it must not hold.
-        damage: other bytes came than were asked for: nothing more is taken.
+        damage: more bytes came than were asked for: nothing more is taken.
         scope: cancels the fetch.
         begun: trio's time of its beginning.
     """
@@ -36,11 +36,25 @@ class Request:
         self.offset = offset
         self.end = end
         self.ahead = ahead
-        # A source brings every request in the same pieces, whoever asked for it.
         self.pending = deque(Run(self, begin, stop) for begin, stop in pieces(offset, end))
         self.damage: ContentDamaged | None = None
         self.scope = trio.CancelScope()
         self.begun = trio.current_time()
+
+    def fill(self, data: bytes | memoryview) -> list[Run]:
+        """The runs that are whole now that these bytes have come, behind those that came before."""
+        missing = sum(run.size - run.arrived for run in self.pending)
+        if len(data) > missing:
+            self.damage = ContentDamaged(f"{len(data)} bytes arrived where {missing} were left of {self.source.key}")
+            return []
+        whole: list[Run] = []
+        rest = memoryview(data)
+        while rest:
+            run = self.pending[0]
+            rest = run.fill(rest)
+            if run.data is not None:
+                whole.append(self.pending.popleft())
+        return whole
 
     def give_up(self) -> None:
         """Ends the fetch if nobody wants any of what it still has to bring."""
@@ -53,7 +67,7 @@ class Run:
 
     Attributes:
         request: what brings it.
-        data: its bytes, None until they are here.
+        data: its bytes, None until all are here; arrived: how many are.
         error: why they will not come; set, like `data`, before `settled` is.
         waiters: readers who wait for it now.
         was_read: some reader got bytes of it.
@@ -63,6 +77,8 @@ class Run:
     """
 
     __slots__ = (
+        "_part",
+        "arrived",
         "data",
         "end",
         "error",
@@ -81,6 +97,8 @@ class Run:
         self.offset = offset
         self.end = end
         self.data: memoryview | None = None
+        self.arrived = 0
+        self._part: bytearray | None = None
         self.error: Exception | None = None
         self.settled = trio.Event()
         self.waiters = 0
@@ -92,6 +110,24 @@ class Run:
     def __repr__(self) -> str:
         state = "failed" if self.error else "fetching" if self.data is None else "here"
         return f"<Run {self.offset}..{self.end} {state}>"
+
+    def fill(self, piece: memoryview) -> memoryview:
+        """What is left of a piece when the run has taken what it lacks.
+
+        A piece of just the run's bytes is kept as it is. Of any other one, which may be a small part of what it keeps
+        in memory, they are copied.
+        """
+        missing = self.size - self.arrived
+        taken, rest = piece[:missing], piece[missing:]
+        if len(piece) == self.size == missing:
+            self.data = piece
+        else:
+            self._part = self._part or bytearray(self.size)
+            self._part[self.arrived : self.arrived + len(taken)] = taken
+            if len(taken) == missing:
+                self.data, self._part = memoryview(self._part).toreadonly(), None
+        self.arrived += len(taken)
+        return rest
 
     @property
     def source(self) -> Source:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from depotfs.cache.runs import Run
 
 Arrived = Callable[[bytes | memoryview], None]
+"""Takes bytes that follow those of its earlier calls, any number of them."""
 Fetch = Callable[[int, int, Arrived], Awaitable[None]]
 
 
@@ -23,8 +24,9 @@ class Source:
         key: identity of the content; equal keys mean equal bytes.
         size: bytes of the content.
         fetch: `await fetch(offset, length, arrived)` brings exactly that range, with one request, and calls
-            `arrived` with each of its `PIECE`s, in order, as soon as it is here; `length` > 0, within `size`. It is
-            called from tasks of the cache's nursery. What it raises reaches every reader who waits.
+            `arrived` with its bytes, in order, as soon as some are here: in pieces of whatever size they come, though
+            those of `PIECE`, counted from `offset`, are not copied; `length` > 0, within `size`. It is called from
+            tasks of the cache's nursery. What it raises reaches every reader who waits.
         stream: where its reader is; the cache's business, like `requests` (read-ahead requests in flight),
             `unread` (what was fetched ahead of it and no reader got) and `last_read` (number of its latest read).
     """

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from depotfs.cache import BlockCache, Source
@@ -445,5 +448,61 @@ def test_content_fetched_elsewhere_is_here_and_goes_like_any_other() -> None:
         assert storage.requests == [(0, 300 * KIB)]
         assert not cache.holds(1)
         assert cache.statistics().total_wasted_bytes == 600 * KIB
+
+    run(test)
+
+
+# --- pieces of any size ----------------------------------------------------------------------------------------------
+
+EDGES = [0, 1, BLOCK, PIECE, USUAL, 4 * PIECE, 8 * PIECE]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.builds(lambda edge, more: max(0, edge + more), st.sampled_from(EDGES), st.integers(-1, 1)),
+    read=st.sampled_from([1 << 14, BLOCK - 1, BLOCK, MIB, PIECE, USUAL, USUAL + 1, LARGEST + MIB]),
+    pieces=st.lists(st.sampled_from([1, 4097, BLOCK, MIB - 1, PIECE, PIECE + 1, USUAL, LARGEST]), min_size=1),
+    begin=st.integers(0, 9 * PIECE),
+)
+def test_a_content_of_any_size_arrives_in_pieces_of_any_size(
+    size: int, read: int, pieces: list[int], begin: int
+) -> None:
+    async def fetch(offset: int, length: int, arrived: Arrived) -> None:
+        sizes, end = itertools.cycle(pieces), offset + length
+        for _ in range(100):
+            await trio.sleep(0.001)
+            piece = min(next(sizes), end - offset)
+            arrived(content(offset, piece))
+            offset += piece
+        arrived(content(offset, end - offset))  # all that pieces of a byte have left
+
+    async def test(nursery: trio.Nursery, _: Storage) -> None:
+        cache, source = started(nursery), Source("k", size, fetch)
+        await read_through(cache, source, begin % (size + 1), size, read)
+        cache.release(source)
+        cache.insert("other", content(0, size))
+        for run in cache._store.runs("other") + cache._store.runs("k"):
+            assert run.data is None or run.data == content(run.offset, run.size)
+        cache.forget("k")
+        cache.forget("other")
+        assert cache.statistics().current_bytes == 0
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("piece", "missing"), [(BLOCK, 1), (PIECE, 1), (PIECE + 1, 1), (USUAL, 1), (PIECE + 1, -1), (USUAL + 1, -1)]
+)
+def test_a_byte_more_or_less_is_damage_whatever_the_pieces_are(piece: int, missing: int) -> None:
+    async def fetch(offset: int, length: int, arrived: Arrived) -> None:
+        await trio.sleep(0.001)
+        end = offset + length - missing
+        for start in range(offset, end, piece):
+            arrived(content(start, min(piece, end - start)))
+
+    async def test(nursery: trio.Nursery, _: Storage) -> None:
+        cache, source = started(nursery), Source("k", USUAL, fetch)
+        with pytest.raises(ContentDamaged):
+            await cache.read(source, 0, USUAL)
 
     run(test)
