@@ -15,6 +15,7 @@ from depotfs.io.content import Content
 from depotfs.io.interfaces import FileStorage
 from depotfs.io.reader import ContentReader
 from depotfs.remote.checking import ContentCheck
+from depotfs.remote.health import Health
 from depotfs.remote.retry import retry_delay
 from depotfs.remote.workers import in_thread
 from depotfs.types import ANY, Expected, FileEntry, FileId, FileMetadata, FileStat
@@ -26,6 +27,11 @@ METADATA_THREADS = 64
 """Small requests in flight at once to one storage: latency-bound, so more than cores."""
 TRANSFER_THREADS = 16
 """Transfers in flight at once to one storage: each holds up to 8 MiB."""
+PROBE = FileId("00000000-0000-4000-8000-000000000000")
+"""What a storage is asked about to see whether it answers: one small request, whether or not it has such a file."""
+PROBE_SECONDS = 10.0
+PROBE_THREADS = 4
+"""Of probes alone: threads of calls that hang may have taken all others."""
 
 
 class _UnderWay:
@@ -53,12 +59,16 @@ class Remote:
 
     Questions (`stat`, `pages`, reads) are abandoned at the deadline and repeated while the error is transient.
     Changes are never abandoned, since nobody could tell what became of them: they end when the storage says so.
+    A storage that does not answer at all is not asked by everybody: see `depotfs.remote.health`.
     What a storage's class raises in a thread beside DepotErrors and OSErrors is logged with its traceback and becomes
     StorageFailed.
 
     Args:
         deadline: seconds that a question may take, repetitions included.
         identity: what makes it the same storage after a restart, and another than all others; by default its own.
+
+    Attributes:
+        health: whether it can be reached.
     """
 
     def __init__(self, storage: FileStorage, *, deadline: float, identity: str | None = None) -> None:
@@ -69,14 +79,22 @@ class Remote:
         storage.limit_calls(deadline)
         self._metadata = trio.CapacityLimiter(METADATA_THREADS)
         self._transfers = trio.CapacityLimiter(TRANSFER_THREADS)
+        self._probes = trio.CapacityLimiter(PROBE_THREADS)
+        self.health = Health(self.identity, self._probe)
+
+    async def _probe(self) -> object:
+        seconds = min(self.deadline, PROBE_SECONDS)
+        with self._foreign_errors():
+            return await self._once(lambda: self.storage.stat(PROBE), trio.current_time() + seconds, self._probes)
 
     async def ask(self, call: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
         """The answer of a call that changes nothing, in a thread; see the class for deadline and repetition."""
         end = trio.current_time() + self.deadline
         failures = 0
         while True:
+            self.health.check()
             try:
-                with self._foreign_errors():
+                with self._watched(), self._foreign_errors():
                     return await self._once(call, end, limiter or self._metadata)
             except StorageFailed:
                 raise
@@ -84,18 +102,38 @@ class Remote:
                 failures += 1
                 delay = retry_delay(failures, error.retry_after, end - trio.current_time(), random.random())
                 if not error.transient or delay is None:
+                    self._note_failed(error)
                     raise
                 await trio.sleep(delay)
 
     async def _once(self, call: Callable[[], T], end: float, limiter: trio.CapacityLimiter) -> T:
+        begun = trio.current_time()
         with trio.move_on_at(end), _under_way:
             return await in_thread(call, limiter=limiter, abandon=True)
-        raise StorageUnavailable(f"{self.identity} did not answer within {self.deadline:g} s")
+        raise StorageUnavailable(f"{self.identity} did not answer within {end - begun:.3g} s")
 
     async def _change(self, call: Callable[[], T]) -> T:
-        with self._foreign_errors(), trio.CancelScope(shield=True), _under_way:
-            answer = await in_thread(call, limiter=self._transfers)
-        return answer  # noqa: RET504 - a scope may swallow a cancellation, for all that mypy knows
+        self.health.check()
+        try:
+            with self._watched(), self._foreign_errors(), trio.CancelScope(shield=True), _under_way:
+                answer = await in_thread(call, limiter=self._transfers)
+        except (DepotError, OSError) as error:
+            self._note_failed(error)
+            raise
+        return answer
+
+    def _note_failed(self, error: Exception) -> None:
+        if isinstance(error, ConnectionError):
+            self.health.note_failed()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Inside, a call is made whose failure may mean that the storage cannot be reached."""
+        try:
+            yield
+        except ConnectionError:
+            self.health.doubt()
+            raise
 
     @contextmanager
     def _foreign_errors(self) -> Iterator[None]:

@@ -49,6 +49,11 @@ class CommitQueue:
         if self._due.pop(owing, None) is not None:
             self._wake()
 
+    def hurry(self, wanted: Callable[[Owing], bool]) -> None:
+        """What is `wanted` of all that is scheduled is due now."""
+        for owing in filter(wanted, list(self._due)):
+            self.schedule(owing, 0)
+
     def scheduled(self) -> list[File]:
         """Files whose commit is to come or under way."""
         return [owing for owing in (*self._due, *self._running) if isinstance(owing, File)]

@@ -490,6 +490,16 @@ class Committer:
         self._report(file, draft, error, f"kept in the spool and tried again in {delay:g} s")
         self.queue.schedule(file, delay)
 
+    def retry(self, volume: Volume) -> None:
+        """The storage can be reached again: what failed meanwhile is made at once."""
+
+        def failed(owing: Owing) -> bool:
+            if isinstance(owing, File):
+                return owing.volume is volume and owing.draft is not None and owing.draft.failures > 0
+            return owing.remote is volume.remote
+
+        self.queue.hurry(failed)
+
     def _hold(self, file: File, draft: Draft, error: DepotError) -> None:
         """Trying again cannot help, as where somebody else was first: readers see theirs, ours wait for a person."""
         draft.file.hold(str(error))

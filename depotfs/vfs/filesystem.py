@@ -116,6 +116,8 @@ class DepotFilesystem:
             self._cache.start(nursery)
             for volume in self.volumes.values():
                 self._ahead[volume.name] = Ahead(volume, self._cache, nursery)
+                volume.remote.health.came_back = partial(self.committer.retry, volume)
+                nursery.start_soon(volume.remote.health.run)
             nursery.start_soon(self.committer.queue.run)
             nursery.start_soon(self._drafts.tidy)
             nursery.start_soon(self._estale.run)
@@ -498,6 +500,9 @@ class DepotFilesystem:
 
     async def drain(self) -> None:
         """Every commit that was to come was made, or failed once more; nothing that was answered late is under way."""
+        async with trio.open_nursery() as nursery:
+            for volume in self.volumes.values():
+                nursery.start_soon(volume.remote.health.look)
         await self.committer.queue.drain(lambda _owing: True)
         await self._deadlines.wait_all()
 

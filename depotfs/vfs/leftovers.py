@@ -20,10 +20,13 @@ class Leftovers:
     """Contents by file id and by what tells them from anybody else's: a version, or the id of a commit of ours.
 
     They are not shown, and their removal is tried until it is heard of. A crash forgets them: then they show again.
+
+    Attributes:
+        remote: the storage.
     """
 
     def __init__(self, remote: Remote, knowledge: Knowledge, own_changes: OwnChanges, name: str) -> None:
-        self._remote = remote
+        self.remote = remote
         self._knowledge = knowledge
         self._own_changes = own_changes
         self._name = name
@@ -64,9 +67,9 @@ class Leftovers:
     async def _remove(self, file_id: FileId) -> None:
         with self._knowledge.changing(file_id):
             try:
-                found = await self._remote.find(file_id)
+                found = await self.remote.find(file_id)
                 if found is not None and self.hides(found):
-                    await self._remote.remove(file_id, expect=found.version)
+                    await self.remote.remove(file_id, expect=found.version)
                     self._own_changes.note_removed(file_id, found.version)
             except (DepotError, OSError) as error:
                 _log.warning("%s/%s is still stored though it was removed or renamed: %s", self._name, file_id, error)

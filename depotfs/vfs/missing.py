@@ -22,10 +22,13 @@ class Missing:
 
     Args:
         name: the storage's, for people.
+
+    Attributes:
+        remote: the storage.
     """
 
     def __init__(self, remote: Remote, cache: BlockCache, name: str) -> None:
-        self._remote = remote
+        self.remote = remote
         self._cache = cache
         self._name = name
         self._files: list[SpoolFile] = []
@@ -47,7 +50,7 @@ class Missing:
         target = spooled.target
         where = f"spool file {spooled.number} ({self._name}/{target.filename}, {spooled.size} bytes)"
         try:
-            found = await find_landed(self._remote, spooled, self._cache)
+            found = await find_landed(self.remote, spooled, self._cache)
         except (DepotError, OSError) as error:
             _log.warning("%s is not in the spool any more, and its storage cannot be asked: %s", where, error)
             return False

@@ -7,15 +7,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
-import trio.testing
 
 from depotfs.cache.walk import Walk
 from depotfs.io.content import BytesContent
-from depotfs.remote import workers
 from depotfs.types import FileEntry, FileId, FileMetadata, FileStat
 from depotfs.vfs import ahead
 from depotfs.vfs.ahead import Listed
@@ -24,6 +21,7 @@ from depotfs.vfs.knowledge import Knowledge
 from depotfs.vfs.names import derive
 from depotfs.vfs.nodes import stable_ino
 from depotfs.vfs.options import VolumeOptions
+from tests.remote.virtual import run_virtually
 from tests.vfs.harness import PlainListing, Tree, mounted
 
 COUNT = 60
@@ -273,19 +271,13 @@ def run_far(
 ) -> float:
     """Virtual seconds that the test takes where each request takes a round trip."""
 
-    async def far(call: Callable[..., Any], *args: Any, limiter: trio.CapacityLimiter | None = None, **_: Any) -> Any:
-        async with limiter or trio.CapacityLimiter(1):
-            await trio.sleep(ROUND_TRIP)
-            return call(*args)
-
     async def main() -> float:
         async with mounted(storage, directory, VolumeOptions(attr_timeout=timeout)) as tree:
             begun = trio.current_time()
             await test(tree)
             return trio.current_time() - begun
 
-    monkeypatch.setattr(workers, "run_sync", far)
-    return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    return run_virtually(monkeypatch, main, seconds=ROUND_TRIP)
 
 
 async def listed_long(tree: Tree, each: float = 0.0, taken: int = 170) -> dict[str, int]:
